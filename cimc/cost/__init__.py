@@ -1,0 +1,1 @@
+"""What a run costs: targets with their figures, energy from counts, reports."""

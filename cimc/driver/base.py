@@ -1,0 +1,51 @@
+"""What a pass is: a frozen dataclass whose fields are its options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from cimc.ir.graph import Graph
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What passes may know of a target: tile size in cells, how many tiles (None: as many as
+    needed), the Boolean functions of a column, the accumulator's width in bits."""
+
+    rows: int = 256
+    cols: int = 128
+    tiles: int | None = None
+    functions: tuple[str, ...] = ("and", "nand", "or", "xor")
+    acc_bits: int = 32
+
+
+@dataclass
+class PassContext:
+    """What a pass gets beside the graph.
+
+    notes: lines for the user; an approximate pass says here what it changed."""
+
+    geometry: Geometry = field(default_factory=Geometry)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A graph rewrite: a valid graph in, a valid graph out. Fields are the options:
+    `fold-threshold{axis=1}` sets the field `axis`.
+
+    name:     kebab-case; the file is the same in snake_case.
+    summary:  one line in lower case.
+    kind:     `exact` keeps every bit of every output, `approximate` says what it changed.
+    repeat:   the driver runs it until it changes nothing.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    kind: ClassVar[Literal["exact", "approximate"]] = "exact"
+    repeat: ClassVar[bool] = False
+
+    def run(self, graph: Graph, ctx: PassContext) -> bool:
+        """Rewrite `graph` in place; True if it changed. Raises CompileError."""
+        raise NotImplementedError

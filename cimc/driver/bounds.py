@@ -1,0 +1,73 @@
+"""Which integers a value can take, from the graph alone: the proof behind thresholds,
+float32 exactness and accumulator widths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cimc.ir.graph import Node, Value
+from cimc.ir.rules import window
+from cimc.ir.types import int_range
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """All values lie in {low, low + step, …, high}; step is 1 or 2 (known parity)."""
+
+    low: int
+    high: int
+    step: int = 1
+
+    @property
+    def reach(self) -> int:
+        """Largest absolute value."""
+        return max(abs(self.low), abs(self.high))
+
+
+def bounds(value: Value, made: dict[Value, Node]) -> Bounds:
+    """The worst case of an integer value. `made` gives producers.
+
+    Layer sums are bounded by their actual weights; padding only removes terms, so zero
+    is a possible contribution of each padded tap.
+    """
+    node = made.get(value)
+    if node is None or node.op in ("cim.threshold", "cim.sign", "cim.host"):
+        return Bounds(*int_range(value.elem))
+    if node.op in ("cim.conv", "cim.matmul"):
+        return _layer(node, made)
+    inner = [bounds(v, made) for v in node.inputs if v is not None]
+    if node.op == "cim.add":
+        return Bounds(inner[0].low + inner[1].low, inner[0].high + inner[1].high)
+    if node.op == "cim.relu":
+        return Bounds(max(0, inner[0].low), max(0, inner[0].high))
+    if node.op in ("cim.reshape", "cim.transpose", "cim.max_pool"):
+        return inner[0]
+    return Bounds(*int_range(value.elem))
+
+
+def _layer(node: Node, made: dict[Value, Node]) -> Bounds:
+    x, w = node.arg(0), node.arg(1)
+    assert w.const is not None
+    weights = np.abs(w.const.astype(np.int64))
+    terms = weights.sum(axis=0 if node.op == "cim.matmul" else tuple(range(1, weights.ndim)))
+    total = int(terms.max(initial=0))
+    inside = bounds(x, made)
+    if inside.low >= 0:
+        signed = w.const.astype(np.int64)
+        axes = 0 if node.op == "cim.matmul" else tuple(range(1, weights.ndim))
+        positive = int(np.maximum(signed, 0).sum(axis=axes).max(initial=0))
+        negative = int(np.minimum(signed, 0).sum(axis=axes).min(initial=0))
+        return Bounds(negative * inside.high, positive * inside.high)
+    high = total * inside.reach
+    odd_steps = x.elem == "bip" and w.elem == "bip" and not _padded(node)
+    return Bounds(-high, high, 2 if odd_steps and high else 1)
+
+
+def _padded(node: Node) -> bool:
+    if node.op == "cim.matmul":
+        return False
+    attrs = {"strides": (), "pads": (), "dilations": ()} | dict(node.attrs)
+    rank = len(node.arg(1).tensor.shape or ()) - 2
+    return any(window(attrs, rank)[1])

@@ -1,0 +1,113 @@
+"""Float operations that act on each element alone, and which of them never decrease.
+
+One row an operation; used to look through the float work between an integer accumulator
+and a sign. Other operands must be constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from cimc.ir.graph import Node, Value
+
+
+def data_input(node: Node) -> int | None:
+    """The index of the only operand that is not a constant, if the operation is element-wise
+    in it; None otherwise."""
+    if node.op not in RISING or len(node.outputs) != 1:
+        return None
+    dynamic = [i for i, v in enumerate(node.inputs) if v is not None and v.const is None]
+    if len(dynamic) != 1 or (node.op not in _EITHER_SIDE and dynamic != [0]):
+        return None
+    return dynamic[0]
+
+
+def rising(node: Node) -> bool:
+    """Whether the operation never decreases along its data operand, for every element."""
+    return RISING[node.op](node)
+
+
+def _const(node: Node, index: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None:
+    value: Value | None = node.inputs[index] if index < len(node.inputs) else None
+    return None if value is None or value.const is None else value.const.astype(np.float64)
+
+
+def _always(node: Node) -> bool:
+    return True
+
+
+def _never(node: Node) -> bool:
+    return False
+
+
+def _factor(node: Node) -> bool:
+    other = _const(node, 1 - (data_input(node) or 0))
+    return other is not None and bool(np.all(other >= 0))
+
+
+def _divisor(node: Node) -> bool:
+    other = _const(node, 1)
+    return other is not None and bool(np.all(other > 0))
+
+
+def _minuend(node: Node) -> bool:
+    return data_input(node) == 0
+
+
+def _batch_norm(node: Node) -> bool:
+    scale = _const(node, 1)
+    return scale is not None and bool(np.all(scale >= 0))
+
+
+def _scale(node: Node) -> bool:
+    return float(node.attrs.get("scale", 1.0)) >= 0  # type: ignore[arg-type]
+
+
+def _slope(node: Node) -> bool:
+    return float(node.attrs.get("alpha", 0.01)) >= 0  # type: ignore[arg-type]
+
+
+def _slopes(node: Node) -> bool:
+    return _divisor(node) or _factor(node)
+
+
+_EITHER_SIDE = ("onnx.Add", "onnx.Mul", "onnx.Sub", "onnx.Max", "onnx.Min", "onnx.Div")
+
+RISING: dict[str, Callable[[Node], bool]] = {
+    "onnx.Add": _always,
+    "onnx.Sub": _minuend,
+    "onnx.Mul": _factor,
+    "onnx.Div": _divisor,
+    "onnx.Max": _always,
+    "onnx.Min": _always,
+    "onnx.BatchNormalization": _batch_norm,
+    "onnx.Relu": _always,
+    "onnx.Clip": _always,
+    "onnx.LeakyRelu": _slope,
+    "onnx.PRelu": _slopes,
+    "onnx.Sigmoid": _always,
+    "onnx.Tanh": _always,
+    "onnx.Softsign": _always,
+    "onnx.Softplus": _always,
+    "onnx.Erf": _always,
+    "onnx.HardSigmoid": _never,
+    "onnx.HardSwish": _never,
+    "onnx.Elu": _never,
+    "onnx.Exp": _always,
+    "onnx.Sqrt": _never,
+    "onnx.Pow": _never,
+    "onnx.Reciprocal": _never,
+    "onnx.Abs": _never,
+    "onnx.Neg": _never,
+    "onnx.Floor": _always,
+    "onnx.Ceil": _always,
+    "onnx.Round": _always,
+    "onnx.Sign": _always,
+    "onnx.Identity": _always,
+    "cim.dequant": _scale,
+    "cim.sign": _always,
+    "cim.relu": _always,
+}
+"""Whether an operation never decreases, by name; its keys are the element-wise operations."""

@@ -1,0 +1,120 @@
+"""Tools for passes: make operations with inferred types, look through producers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cimc.ir.graph import Graph, Node, Value, identifier
+from cimc.ir.ops import TABLE
+from cimc.ir.types import Array, TensorType
+
+
+class Rewriter:
+    """A graph under change: keeps producers and free names at hand.
+
+    Operations are made before an anchor, so that the graph stays ordered.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.made = graph.producers()
+        self.changed = False
+        self._taken = {v.name for v in graph.values()}
+
+    def fresh(self, name: str) -> str:
+        """`name` if free, else `name.2`, `name.3`, …"""
+        base = identifier(name)
+        free, k = base, 2
+        while free in self._taken:
+            free, k = f"{base}.{k}", k + 1
+        self._taken.add(free)
+        return free
+
+    def const(self, name: str, array: Array, elem: str) -> Value:
+        """A new constant."""
+        value = Value(self.fresh(name), TensorType(elem, array.shape), const=array)
+        self.graph.consts.append(value)
+        return value
+
+    def op(
+        self,
+        op: str,
+        inputs: Sequence[Value],
+        name: str,
+        before: Node,
+        attrs: dict[str, Any] | None = None,
+        type_: TensorType | None = None,
+    ) -> Value:
+        """A new operation with one result, placed before `before`, from whose source it comes.
+        The type of a native operation follows from its row; `type_` is finer or needed.
+        Raises rules.Misfit if the operands do not fit."""
+        attrs = attrs or {}
+        if op in TABLE:
+            row = TABLE[op]
+            (found,) = row.types([v.tensor for v in inputs], row.full_attrs(attrs))
+            assert isinstance(found, TensorType)
+            type_ = found if type_ is None else TensorType(found.elem, type_.shape)
+        assert type_ is not None
+        result = Value(self.fresh(name), type_)
+        node = Node(op, list(inputs), [result], attrs, source=before.source)
+        self.graph.nodes.insert(self.graph.nodes.index(before), node)
+        self.made[result] = node
+        self.changed = True
+        return result
+
+    def replace(self, old: Value, new: Value) -> None:
+        """Use `new` for `old` everywhere; the name goes with it."""
+        self.graph.replace(old, new)
+        self.changed = True
+
+    def encode(self, old: Value, q: Value, scale: float, before: Node) -> Value:
+        """Use cim.dequant(q) scale=scale for `old` everywhere. The integer takes the name, if
+        it was made for this; the float gets `.f` behind it. Returns the float."""
+        attrs = {"scale": scale} if scale != 1.0 else {}
+        out = self.op("cim.dequant", [q], f"{old.name}.f", before, attrs)
+        self.graph.replace(old, out, keep_name=False)
+        node = self.made.get(q)
+        if node is not None and q.name.startswith(f"{old.name}."):
+            q.name, old.name = old.name, q.name
+        return out
+
+    def retype(self) -> None:
+        """Infer the types of native operations again, after an operand's type changed."""
+        for node in self.graph.nodes:
+            if node.op not in TABLE:
+                continue
+            row = TABLE[node.op]
+            types = [v.tensor for v in node.inputs if v is not None]
+            (found,) = row.types(types, row.full_attrs(dict(node.attrs)))
+            assert isinstance(found, TensorType)
+            node.output.type = TensorType(found.elem, node.output.tensor.shape)
+
+    def producer(self, value: Value | None, *ops: str) -> Node | None:
+        """The operation that makes `value`, if it is one of `ops` (any, if none is named)."""
+        node = None if value is None else self.made.get(value)
+        return node if node is not None and (not ops or node.op in ops) else None
+
+    def dequant(self, value: Value | None) -> tuple[Value, float] | None:
+        """(q, scale) where value = cim.dequant(q) scale=scale, else None."""
+        node = self.producer(value, "cim.dequant")
+        if node is None:
+            return None
+        return node.arg(0), float(node.attrs.get("scale", 1.0))  # type: ignore[arg-type]
+
+
+def scalar(value: Value | None) -> float | None:
+    """The number that a constant holds in each of its elements, else None."""
+    if value is None or value.const is None or value.const.size == 0:
+        return None
+    if value.const.dtype == object:
+        return None
+    first = value.const.ravel()[0]
+    return float(first) if bool(np.all(value.const == first)) else None
+
+
+def power_of_two(number: float) -> bool:
+    """Whether |number| is a power of two: products with it are exact."""
+    return bool(number) and np.frexp(abs(number))[0] == 0.5

@@ -1,0 +1,146 @@
+"""Finds where a float map of integers changes sign: the thresholds of a compare.
+
+The map is run itself, in onnxruntime, on the integers in question; nothing is derived
+from formulas, so the result holds for the arithmetic that the model would have done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cimc.driver.bounds import Bounds
+from cimc.driver.elementwise import data_input, rising
+from cimc.frontend.evaluate import Evaluator
+from cimc.ir.graph import Graph, Node, Value
+from cimc.ir.types import Array, TensorType, container
+
+_ALL, _CHUNK = 1 << 26, 1 << 22  # candidates tried in all, and at a time
+
+
+@dataclass(frozen=True)
+class Steps:
+    """thresholds: int64 [channels, 1 or 2]; flips: ±1 by channel; to: the element type."""
+
+    thresholds: Any
+    flips: Any
+    to: str
+
+    @property
+    def flipped(self) -> bool:
+        return bool((self.flips < 0).any())
+
+    def tables(self, channels: int) -> tuple[Array, Array | None]:
+        """Thresholds i32 [C] or [C, T] and flips i8 [C] (None: no flip) for that many
+        channels; a single one is repeated."""
+        th = np.broadcast_to(self.thresholds, (channels, self.thresholds.shape[1]))
+        th = np.ascontiguousarray(th[:, 0] if th.shape[1] == 1 else th, np.int32)
+        if not self.flipped:
+            return th, None
+        return th, np.ascontiguousarray(np.broadcast_to(self.flips, channels), np.int8)
+
+
+def find_steps(
+    nodes: Sequence[Node],
+    source: Value,
+    reach: Bounds,
+    axis: int,
+    channels: int | str,
+    opsets: dict[str, int],
+) -> Steps | None:
+    """The thresholds of the map `nodes` (first to last, ending in cim.sign) of `source`.
+
+    axis: the channel axis, -1 if all channels share one map (then channels is 1).
+    None if the map is no step: it rises and falls, or is too wide to try and not rising.
+    """
+    assert isinstance(channels, int)
+    to = nodes[-1].output.elem
+    run = _Map(nodes, source, axis, channels, opsets)
+    count = (reach.high - reach.low) // reach.step + 1
+    if count * channels <= _ALL:
+        values = reach.low + reach.step * np.arange(count, dtype=np.int64)
+        rows = max(1, _CHUNK // channels)
+        signs = [run(np.repeat(values[i : i + rows, None], channels, 1))
+                 for i in range(0, count, rows)]  # fmt: skip
+        return _from_table(values, np.concatenate(signs), to)
+    if not all(rising(n) for n in nodes):
+        return None
+    levels = (1,) if to != "tern" else (0, 1)
+    thresholds = [_bisect(run, reach, channels, level) for level in levels]
+    return Steps(np.stack(thresholds, 1), np.ones(channels, np.int8), to)
+
+
+class _Map:
+    """The map, made ready to run on candidates [rows, channels]."""
+
+    def __init__(
+        self, nodes: Sequence[Node], source: Value, axis: int, channels: int, opsets: dict[str, int]
+    ) -> None:
+        rank = len(source.tensor.shape or ())
+        dims: list[int | str] = [1] * rank
+        dims[0] = "n"
+        if axis >= 0:
+            dims[axis] = channels
+        self._shape = [d if isinstance(d, int) else -1 for d in dims]
+        self._dtype = container(source.elem)
+        given = Value("given", TensorType(source.elem, tuple(dims)))
+        graph = Graph("map", [given], opsets=opsets)
+        x = given
+        for node in nodes:
+            index = data_input(node)
+            assert index is not None
+            inputs = list(node.inputs)
+            inputs[index] = x
+            x = Value(node.output.name, TensorType(node.output.elem, tuple(dims)))
+            graph.nodes.append(Node(node.op, inputs, [x], dict(node.attrs)))
+            graph.consts += [v for v in inputs if v is not None and v.const is not None]
+        graph.consts = list(dict.fromkeys(graph.consts))
+        graph.outputs = [x]
+        graph.output_names = ["sign"]
+        graph.input_names = ["given"]
+        self._evaluate = Evaluator(graph)
+
+    def __call__(self, candidates: Any) -> Any:
+        """Signs int8 [rows, channels] of integers [rows, channels]."""
+        x = candidates.astype(self._dtype).reshape(self._shape)
+        return self._evaluate({"given": x})["sign"].reshape(candidates.shape).astype(np.int8)
+
+
+def _from_table(values: Any, signs: Any, to: str) -> Steps | None:
+    """Steps from the signs [values, channels]; None if a channel is no step."""
+    if to == "tern" and not (signs == 0).any():
+        to = "bip"
+    if to == "u1":
+        signs = signs * 2 - 1
+    rising_, falling = (np.all(op(signs[1:], signs[:-1]), axis=0) for op in (np.greater_equal, np.less_equal))
+    if not np.all(rising_ | falling):
+        return None
+    flips = np.where(rising_, 1, -1).astype(np.int8)
+    levels = (0, 1) if to == "tern" else (1,)
+    thresholds = [_first(values, signs * flips >= level) for level in levels]
+    if to != "tern":  # bits have no zero: a mirrored step compares with the complement
+        falls = _first(values, signs < 1)
+        thresholds = [np.where(flips > 0, thresholds[0], falls)]
+    return Steps(np.stack(thresholds, 1), flips, to)
+
+
+def _first(values: Any, reached: Any) -> Any:
+    """The first value at which each column is true; one past the last if it never is."""
+    first = values[np.argmax(reached, axis=0)]
+    return np.where(reached.any(axis=0), first, values[-1] + 1)
+
+
+def _bisect(run: _Map, reach: Bounds, channels: int, level: int) -> Any:
+    """The smallest value whose sign is at least `level`, for each channel of a rising map."""
+    low = np.full(channels, reach.low, np.int64)
+    high = np.full(channels, reach.high + 1, np.int64)
+    while np.any(low < high):
+        middle = (low + high) // 2
+        tried = np.minimum(middle, reach.high)
+        reached = (run(tried[None])[0] >= level) & (middle <= reach.high)
+        high = np.where((low < high) & reached, middle, high)
+        low = np.where((low < high) & ~reached, middle + 1, low)
+    return low

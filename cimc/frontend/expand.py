@@ -1,0 +1,148 @@
+"""Native operations as ONNX nodes, for host fragments and for export.
+
+One function an operation, by the name of its row in `cimc.ir.ops`. Values of `bip`, `tern`
+and odd integer widths travel in their container type (INT8, …). Arithmetic is in DOUBLE
+(exact for 32-bit integers; its kernels exist in every operator set), products in FLOAT
+(exact below 2**24, which `recognise-quantization` proves for each layer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from cimc.frontend.elements import code_of
+from cimc.frontend.emitter import Emitter
+from cimc.ir.graph import Node
+from cimc.ir.ops import TABLE
+from cimc.ir.rules import window
+
+F32, F64 = TensorProto.FLOAT, TensorProto.DOUBLE
+
+
+def _sign(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
+    code = code_of(node.output.elem)
+    x = e.cast(ins[0], F64)
+    zero = e.const(np.float64(0.0))
+    if attrs["zero"] == 0:
+        above = e.cast(e.node("Greater", x, zero), F64)
+        below = e.cast(e.node("Less", x, zero), F64)
+        e.cast(e.node("Sub", above, below), code, out)
+        return
+    positive = e.node("Greater", x, zero) if attrs["zero"] < 0 else e.at_least(x, zero)
+    e.cast(e.where(positive, 1.0, 0.0 if attrs["to"] == "u1" else -1.0, F64), code, out)
+
+
+def _conv(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
+    rank = len(node.arg(1).tensor.shape or ()) - 2
+    strides, pads, dilations = window(attrs, rank)
+    x, w = (e.cast(i, F32) for i in ins)
+    if rank == 0:  # ONNX has no convolution without spatial axes
+        axes = e.const([2], np.int64)
+        x, w = _unsqueeze(e, x, axes), _unsqueeze(e, w, axes)
+        y = e.node("Conv", x, w, group=attrs["group"])
+        shape = e.const([0, -1], np.int64)
+        e.cast(e.node("Reshape", y, shape), code_of("i32"), out)
+        return
+    y = e.node(
+        "Conv", x, w, strides=strides, pads=pads, dilations=dilations, group=attrs["group"]
+    )
+    e.cast(y, code_of("i32"), out)
+
+
+def _unsqueeze(e: Emitter, x: str, axes: str) -> str:
+    if e.opset >= 13:
+        return e.node("Unsqueeze", x, axes)
+    return e.node("Unsqueeze", x, axes=[2])
+
+
+def _matmul(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
+    x, w = (e.cast(i, F32) for i in ins)
+    e.cast(e.node("MatMul", x, w), code_of("i32"), out)
+
+
+def _threshold(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
+    rank = len(node.arg(0).tensor.shape or ())
+    along = [1] * rank
+    along[attrs["axis"]] = -1
+    table = np.asarray(node.arg(1).const, np.float64)
+    columns = table.reshape(table.shape[0], -1)
+    x = e.cast(ins[0], F64)
+    bits = [
+        e.cast(e.at_least(x, e.const(columns[:, k].reshape(along))), F64)
+        for k in range(columns.shape[1])
+    ]
+    level = bits[0]
+    for bit in bits[1:]:
+        level = e.node("Add", level, bit)
+    top, to = float(columns.shape[1]), attrs["to"]
+    if to == "bip":
+        level = e.node("Mul", level, e.const(np.float64(2.0)))
+    if to in ("bip", "tern"):
+        level = e.node("Sub", level, e.const(np.float64(1.0)))
+    if len(ins) > 2:
+        flip = np.asarray(node.arg(2).const, np.float64).reshape(along)
+        level = e.node("Mul", level, e.const(flip))
+        if to[0] == "u":
+            level = e.node("Add", level, e.const(np.where(flip < 0, top, 0.0)))
+    e.cast(level, code_of(to), out)
+
+
+def _max_pool(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
+    strides, pads, dilations = window(attrs, len(attrs["kernel"]))
+    optional = {"dilations": dilations} if e.opset >= 10 else {}
+    x = e.cast(ins[0], F64)
+    y = e.node(
+        "MaxPool", x, kernel_shape=attrs["kernel"], strides=strides, pads=pads, **optional
+    )
+    e.cast(y, code_of(node.output.elem), out)
+
+
+def _add(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
+    x, y = (e.cast(i, code_of("i32")) for i in ins)
+    e.node("Add", x, y, out=out)
+
+
+def _relu(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
+    x = e.cast(ins[0], F64)
+    above = e.cast(e.node("Greater", x, e.const(np.float64(0.0))), F64)
+    e.cast(e.node("Mul", x, above), code_of(node.output.elem), out)
+
+
+def _dequant(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
+    if attrs["scale"] == 1.0:
+        e.cast(ins[0], F32, out)
+        return
+    e.node("Mul", e.cast(ins[0], F32), e.const(np.float32(attrs["scale"])), out=out)
+
+
+def _reshape(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
+    e.node("Reshape", ins[0], e.const(list(attrs["shape"]), np.int64), out=out)
+
+
+def _transpose(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
+    e.node("Transpose", ins[0], out=out, perm=attrs["perm"])
+
+
+_EXPAND: dict[str, Callable[[Emitter, Node, dict[str, Any], list[str], str], None]] = {
+    "cim.sign": _sign,
+    "cim.conv": _conv,
+    "cim.matmul": _matmul,
+    "cim.threshold": _threshold,
+    "cim.max_pool": _max_pool,
+    "cim.add": _add,
+    "cim.relu": _relu,
+    "cim.dequant": _dequant,
+    "cim.reshape": _reshape,
+    "cim.transpose": _transpose,
+}
+assert _EXPAND.keys() == TABLE.keys(), "every native operation needs its ONNX form"
+
+
+def expand(e: Emitter, node: Node, ins: list[str], out: str) -> None:
+    """Emit the ONNX nodes of a native operation that reads `ins` and defines `out`."""
+    row = TABLE[node.op]
+    _EXPAND[node.op](e, node, row.full_attrs(dict(node.attrs)), ins, out)

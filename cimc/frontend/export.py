@@ -1,0 +1,219 @@
+"""Graph IR to ONNX: whole models, and the fragments that run on the host.
+
+Native operations and QONNX operators become the ONNX nodes of their definition; everything
+else goes out as it came in. Files carry a conservative `ir_version`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    TensorProto,
+    TypeProto,
+    ValueInfoProto,
+    defs,
+    helper,
+    numpy_helper,
+)
+
+from cimc.errors import CompileError
+from cimc.frontend import expand_qonnx
+from cimc.frontend.domains import DOMAIN
+from cimc.frontend.elements import code_of
+from cimc.frontend.emitter import Emitter
+from cimc.frontend.expand import expand
+from cimc.ir.graph import Graph, Node, Value
+from cimc.ir.ops import HOST, TABLE
+from cimc.ir.types import AnyType, Array, OptType, SeqType, TensorType, Type
+
+DEFAULT_OPSET = 13
+"""For graphs that name none: old enough for every runtime, new enough for int8 kernels."""
+
+
+def to_onnx(graph: Graph) -> ModelProto:
+    """The graph as an ONNX model that onnxruntime runs. Inputs and outputs have the graph's
+    ONNX names. Raises CompileError for a placed graph."""
+    if graph.places:
+        raise CompileError(
+            "a placed graph has no ONNX form",
+            f"@{graph.name}",
+            help="export before legalise, split-tiles and allocate-tiles",
+        )
+    opsets = {"onnx": DEFAULT_OPSET} | graph.opsets
+    names = _names(graph)
+    taken = set(names.values()) | {v.name for v in _all_values(graph)}
+    taken |= set(graph.output_names)
+    proto = _graph(graph, opsets["onnx"], taken, names)
+    used = {"onnx"} | {n.domain for n in _all_nodes(graph)} - {"cim", "qonnx"}
+    imports = [
+        helper.make_opsetid(DOMAIN.get(p, p), opsets.get(p, 1)) for p in sorted(used)
+    ]
+    version = max(8, helper.find_min_ir_version_for(imports, ignore_unknown=True))
+    return helper.make_model(
+        proto, opset_imports=imports, ir_version=version, producer_name="cimc"
+    )
+
+
+def _names(graph: Graph) -> dict[Value, str]:
+    """Names that differ in ONNX: those of the interface, and those that would clash with one.
+    An output that is also an input, or appears twice, keeps its first name."""
+    names: dict[Value, str] = {}
+    for value, name in zip(graph.inputs, graph.input_names):
+        names[value] = name
+    for value, name in zip(graph.outputs, graph.output_names):
+        names.setdefault(value, name)
+    reserved = set(graph.input_names) | set(graph.output_names)
+    taken = reserved | {v.name for v in _all_values(graph)}
+    for value in _all_values(graph):
+        if value in names or value.name not in reserved:
+            continue
+        k = next(k for k in range(2, len(taken) + 3) if f"{value.name}.{k}" not in taken)
+        names[value] = f"{value.name}.{k}"
+        taken.add(names[value])
+    return names
+
+
+def _all_values(graph: Graph) -> list[Value]:
+    values = list(graph.values())
+    for node in graph.nodes:
+        for inner in node.graphs():
+            values += _all_values(inner)
+    return values
+
+
+def _all_nodes(graph: Graph) -> list[Node]:
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        nodes.append(node)
+        for inner in node.graphs():
+            nodes += _all_nodes(inner)
+    return nodes
+
+
+def _graph(graph: Graph, opset: int, taken: set[str], names: dict[Value, str]) -> GraphProto:
+    e = Emitter(opset, taken)
+    for value in graph.consts:
+        e.initialisers.append(_tensor(value, names.get(value, value.name)))
+    _emit(graph, e, names)
+    outputs = []
+    for i, value in enumerate(graph.outputs):
+        name = names.get(value, value.name)
+        wanted = graph.output_names[i] if graph.output_names else name
+        if wanted != name or value in graph.inputs or value.const is not None:
+            wanted = wanted if wanted != name else e.fresh(name)
+            e.node("Identity", name, out=wanted)
+        outputs.append(_info(wanted, value.type))
+    inputs = [_info(names.get(v, v.name), v.type) for v in graph.inputs]
+    return helper.make_graph(e.nodes, graph.name, inputs, outputs, e.initialisers)
+
+
+def _emit(graph: Graph, e: Emitter, names: dict[Value, str]) -> None:
+    for node in graph.nodes:
+        ins = ["" if v is None else names.get(v, v.name) for v in node.inputs]
+        outs = [names.get(v, v.name) for v in node.outputs]
+        if node.op == HOST:
+            _inline(node, e, names)
+        elif node.op in TABLE:
+            expand(e, node, ins, outs[0])
+        elif node.op in expand_qonnx.EXPAND:
+            expand_qonnx.EXPAND[node.op](e, node, ins, outs[0])
+        else:
+            e.nodes.append(_node(node, ins, outs, e, names))
+
+
+def _inline(node: Node, e: Emitter, names: dict[Value, str]) -> None:
+    """A host fragment's body in the place of the fragment."""
+    (body,) = node.graphs()
+    inner = dict(names)
+    for param, arg in zip(body.inputs, node.inputs):
+        assert arg is not None
+        inner[param] = names.get(arg, arg.name)
+    made = {v for n in body.nodes for v in n.outputs}
+    for value, result in zip(body.outputs, node.outputs):
+        if value in made and value not in inner:
+            inner[value] = names.get(result, result.name)
+    for value in body.consts:
+        e.initialisers.append(_tensor(value, value.name))
+    _emit(body, e, inner)
+    for value, result in zip(body.outputs, node.outputs):
+        wanted = names.get(result, result.name)
+        if inner.get(value, value.name) != wanted:
+            e.node("Identity", inner.get(value, value.name), out=wanted)
+
+
+def _node(node: Node, ins: list[str], outs: list[str], e: Emitter, names: dict[Value, str]) -> Any:
+    domain = DOMAIN.get(node.domain, node.domain)
+    op = node.op.rsplit(".", 1)[1]
+    proto = helper.make_node(op, ins, outs, name=node.source, domain=domain)
+    for key, value in node.attrs.items():
+        proto.attribute.append(_attribute(key, value, op, domain, e, names))
+    return proto
+
+
+def _attribute(
+    key: str, value: Any, op: str, domain: str, e: Emitter, names: dict[Value, str]
+) -> AttributeProto:
+    if isinstance(value, Graph):
+        return helper.make_attribute(key, _graph(value, e.opset, e.taken, names))
+    if isinstance(value, tuple) and value and isinstance(value[0], Graph):
+        return helper.make_attribute(key, [_graph(g, e.opset, e.taken, names) for g in value])
+    if isinstance(value, np.ndarray):
+        return helper.make_attribute(key, numpy_helper.from_array(value))
+    if isinstance(value, (TensorType, SeqType, OptType)):
+        return helper.make_attribute(key, type_proto(value))
+    if isinstance(value, str):
+        return helper.make_attribute(key, value.encode("utf-8", "surrogateescape"))
+    if isinstance(value, tuple) and value and isinstance(value[0], str):
+        return helper.make_attribute(key, [s.encode("utf-8", "surrogateescape") for s in value])
+    if value == ():
+        return helper.make_attribute(key, [], attr_type=_list_kind(op, domain, key))
+    return helper.make_attribute(key, list(value) if isinstance(value, tuple) else value)
+
+
+def _list_kind(op: str, domain: str, key: str) -> int:
+    """An empty list does not tell its type; the operator's schema does."""
+    if not defs.has(op, domain):
+        return AttributeProto.INTS
+    schema = defs.get_schema(op, domain=domain)
+    known = schema.attributes.get(key)
+    return AttributeProto.INTS if known is None else int(known.type.value)
+
+
+def _tensor(value: Value, name: str) -> TensorProto:
+    array = value.const
+    assert array is not None
+    code = code_of(value.elem)
+    if value.elem == "str":
+        flat = [str(s).encode("utf-8", "surrogateescape") for s in array.ravel().tolist()]
+        return helper.make_tensor(name, code, array.shape, flat)
+    wanted = helper.tensor_dtype_to_np_dtype(code)
+    return numpy_helper.from_array(_as(array, wanted), name)
+
+
+def _as(array: Array, dtype: Any) -> Array:
+    return array if array.dtype == dtype else array.astype(dtype)
+
+
+def type_proto(type_: Type) -> TypeProto:
+    """An IR type as a TypeProto; symbols become dim_param, `?` an unset dimension."""
+    if isinstance(type_, TensorType):
+        shape = None if type_.shape is None else [None if d == "?" else d for d in type_.shape]
+        return helper.make_tensor_type_proto(code_of(type_.elem), shape)
+    if isinstance(type_, SeqType):
+        return helper.make_sequence_type_proto(type_proto(type_.elem))
+    if isinstance(type_, OptType):
+        return helper.make_optional_type_proto(type_proto(type_.elem))
+    return TypeProto()
+
+
+def _info(name: str, type_: Type) -> ValueInfoProto:
+    if isinstance(type_, AnyType):
+        info = ValueInfoProto()
+        info.name = name  # onnxruntime infers the type of an output that has none
+        return info
+    return helper.make_value_info(name, type_proto(type_))

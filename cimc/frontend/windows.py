@@ -1,0 +1,76 @@
+"""The sliding window of an ONNX Conv or pool as explicit strides, pads and dilations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cimc.ir.graph import Node
+
+
+def window_attrs(node: Node, kernel: Sequence[int]) -> dict[str, Any] | None:
+    """`strides`, `pads` and `dilations`, with auto_pad and ceil_mode resolved; entries with
+    their default value are left out. None where that needs a size that is not known.
+
+    kernel: the spatial size of the kernel. End pads are adjusted so that the floor formula
+    gives the output size that ONNX shape inference found (ceil_mode).
+    """
+    rank = len(kernel)
+    strides = tuple(node.attrs.get("strides") or (1,) * rank)  # type: ignore[arg-type]
+    dilations = tuple(node.attrs.get("dilations") or (1,) * rank)  # type: ignore[arg-type]
+    pads = tuple(node.attrs.get("pads") or (0,) * (2 * rank))  # type: ignore[arg-type]
+    auto = node.attrs.get("auto_pad", "NOTSET") or "NOTSET"
+    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations)]
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        found = _same(node, strides, reach, lower=auto == "SAME_LOWER")
+        if found is None:
+            return None
+        pads = found
+    elif auto == "VALID":
+        pads = (0,) * (2 * rank)
+    if node.attrs.get("ceil_mode", 0):
+        found = _ceil(node, strides, reach, pads)
+        if found is None:
+            return None
+        pads = found
+    attrs: dict[str, Any] = {}
+    if any(s != 1 for s in strides):
+        attrs["strides"] = strides
+    if any(pads):
+        attrs["pads"] = pads
+    if any(d != 1 for d in dilations):
+        attrs["dilations"] = dilations
+    return attrs
+
+
+def _spatial(dims: Sequence[int | str] | None) -> list[int] | None:
+    sizes = [d for d in (dims or ())[2:] if isinstance(d, int)]
+    return sizes if dims is not None and len(sizes) == len(dims) - 2 else None
+
+
+def _same(
+    node: Node, strides: Sequence[int], reach: Sequence[int], lower: bool
+) -> tuple[int, ...] | None:
+    sizes = _spatial(node.arg(0).tensor.shape)
+    if sizes is None:
+        return None
+    begins, ends = [], []
+    for size, stride, span in zip(sizes, strides, reach):
+        total = max(0, (-(-size // stride) - 1) * stride + span - size)
+        small = total // 2
+        begins.append(total - small if lower else small)
+        ends.append(small if lower else total - small)
+    return (*begins, *ends)
+
+
+def _ceil(
+    node: Node, strides: Sequence[int], reach: Sequence[int], pads: Sequence[int]
+) -> tuple[int, ...] | None:
+    sizes, out = _spatial(node.arg(0).tensor.shape), _spatial(node.outputs[0].tensor.shape)
+    if sizes is None or out is None:
+        return None
+    rank = len(sizes)
+    ends = [
+        max(0, (out[i] - 1) * strides[i] + reach[i] - sizes[i] - pads[i]) for i in range(rank)
+    ]
+    return (*pads[:rank], *ends)

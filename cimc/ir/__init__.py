@@ -1,0 +1,1 @@
+"""The graph IR; see SPEC.md for the language."""

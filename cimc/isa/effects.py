@@ -1,0 +1,334 @@
+"""What each instruction does to the machine, one function a row of `table.py`.
+
+This is the executable specification of the instruction set. Each function takes a tally to
+add its counters to, then the instruction's operands in order, resolved to the values of
+`state.py` by the interpreter, then the options by name. It knows nothing of loops, sections
+or text.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from cimc.ir.types import is_float, planes
+from cimc.isa.geometry import segment, win_taps
+from cimc.isa.state import (
+    Accumulators,
+    Addend,
+    Bools,
+    Buffer,
+    Fragment,
+    HostBuffer,
+    Image,
+    Ints,
+    Latch,
+    ResultBits,
+    StoredRows,
+    Trap,
+    Values,
+    Vec,
+    Window,
+    Words,
+    column_mask,
+    exact,
+    ones_in,
+    pack,
+)
+
+Tally = Counter[str]
+Columns = tuple[int, int]  # columns [lo, hi) of a tile
+
+# -- program cells ---------------------------------------------------------------------
+
+
+def set_(n: Tally, t: StoredRows, w: Image, seg: int = 0, col: int = 0) -> None:
+    """cell = 1 where the data bit is 1; one pulse for each cell that changes."""
+    data, mask = _image_words(n, t, w, seg, col)
+    old = t.words
+    pulses = data & mask & ~old
+    n["pulses"] += int(np.bitwise_count(pulses).sum())
+    t.store(old | pulses)
+
+
+def reset(n: Tally, t: StoredRows, w: Image, seg: int = 0, col: int = 0) -> None:
+    """cell = 0 where the data bit is 0; one pulse for each cell that changes."""
+    data, mask = _image_words(n, t, w, seg, col)
+    old = t.words
+    pulses = ~data & mask & old
+    n["pulses"] += int(np.bitwise_count(pulses).sum())
+    t.store(old & ~pulses)
+
+
+def _image_words(n: Tally, t: StoredRows, w: Image, seg: int, col: int) -> tuple[Words, Words]:
+    """Data bits [W, n] and the mask [W, 1] of the columns they cover."""
+    start, length = segment(w.rows.shape[1], w.seg, seg)
+    words = t.cells.shape[0]
+    bits = w.rows[:, start : start + length].astype(np.bool_)
+    n["rows"] += len(bits)
+    n["verify"] += bits.size
+    return pack(bits, col, words).T, column_mask(col, length, words)[:, None]
+
+
+# -- fill input latches ----------------------------------------------------------------
+
+
+def ld_window(
+    n: Tally,
+    x: Latch,
+    v: Vec,
+    win: Window,
+    seg: int = 0,
+    plane: int = 0,
+    group: int = 0,
+    col: int = 0,
+) -> None:
+    """One bit plane of segment `seg` of the window of `group` at position `v.position`,
+    from tile column `col` on; taps outside the buffer are not valid."""
+    index, inside = win.table(v.buffer)
+    start, length = segment(index.shape[2], win.win.seg, seg)
+    places = index[v.position, group, start : start + length]
+    values = v.buffer.flat.take(places, axis=1)
+    taps = inside[None, v.position, start : start + length]
+    x.load(_plane(values, v.buffer.elem, plane), _valid(values, v.buffer.elem, taps), col)
+    n["bits"] += length
+
+
+def ld_vector(
+    n: Tally,
+    x: Latch,
+    v: Vec,
+    seg: int = 0,
+    plane: int = 0,
+    width: int | None = None,
+    col: int = 0,
+) -> None:
+    """One bit plane of the channels [seg*width, (seg+1)*width) of the vector, from tile
+    column `col` on; without a width the whole vector is the one segment."""
+    start, length = segment(v.size, width or 0, seg)
+    values = v.values[:, start : start + length]
+    everywhere = np.ones((1, length), dtype=np.bool_)
+    x.load(_plane(values, v.buffer.elem, plane), _valid(values, v.buffer.elem, everywhere), col)
+    n["bits"] += length
+
+
+def _plane(values: Values, elem: str, plane: int) -> Bools:
+    """bip, tern: 1 for +1. uN, iN: bit `plane` of the two's complement."""
+    if not 0 <= plane < planes(elem):
+        raise Trap(f"{elem} has no bit plane {plane}")
+    if elem in ("bip", "tern"):
+        return values > 0
+    return ((values >> plane) & 1).astype(np.bool_)
+
+
+def _valid(values: Values, elem: str, inside: Bools) -> Bools:
+    """A ternary 0 is not valid, like a tap outside the buffer."""
+    return inside & (values != 0) if elem == "tern" else inside
+
+
+def ld_fill(n: Tally, y: Latch, x: Latch, value: int = 0) -> None:
+    """The same valid mask as x, every valid bit = value."""
+    y.valid = x.valid
+    y.bits = x.valid if value else np.zeros_like(x.valid)
+    y.col, y.length = x.col, x.length
+    n["bits"] += x.length
+
+
+def ld_row(n: Tally, x: Latch, t: StoredRows, cols: Columns | None = None) -> None:
+    """A stored row on its own columns, or only the columns `cols` of it."""
+    lo, hi = cols or (0, t.columns)
+    x.valid = column_mask(lo, hi - lo, x.words)[None]
+    x.bits = t.words.T & x.valid
+    x.col, x.length = lo, hi - lo
+    n["bits"] += x.length
+
+
+# -- read rows -------------------------------------------------------------------------
+
+
+def read_and(n: Tally, d: ResultBits, t: StoredRows, x: Latch, cols: Columns | None = None) -> None:
+    """d = cell AND bit, 0 where not valid."""
+    _read(n, d, t, x, cols, np.bitwise_and)
+
+
+def read_nand(
+    n: Tally, d: ResultBits, t: StoredRows, x: Latch, cols: Columns | None = None
+) -> None:
+    """d = NOT (cell AND bit), 0 where not valid."""
+    _read(n, d, t, x, cols, lambda cell, bit, out: np.invert(np.bitwise_and(cell, bit, out), out))
+
+
+def read_or(n: Tally, d: ResultBits, t: StoredRows, x: Latch, cols: Columns | None = None) -> None:
+    """d = cell OR bit, 0 where not valid."""
+    _read(n, d, t, x, cols, np.bitwise_or)
+
+
+def read_xor(n: Tally, d: ResultBits, t: StoredRows, x: Latch, cols: Columns | None = None) -> None:
+    """d = cell XOR bit, 0 where not valid."""
+    _read(n, d, t, x, cols, np.bitwise_xor)
+
+
+def _read(
+    n: Tally,
+    d: ResultBits,
+    t: StoredRows,
+    x: Latch,
+    cols: Columns | None,
+    function: Callable[[Words, Words, Words], Any],
+) -> None:
+    valid, width = x.valid, x.length
+    if cols is not None:
+        lo, hi = cols
+        valid, width = valid & column_mask(lo, hi - lo, x.words), hi - lo
+    function(t.words, x.bits[:, :, None], d.words)
+    np.bitwise_and(d.words, valid[:, :, None], d.words)
+    d.ones[...] = ones_in(d.words)
+    d.width[...] = width
+    n["rows"] += d.width.size
+    n["bits"] += d.width.size * width
+    n["ones"] += int(d.ones.sum())
+
+
+# -- count and accumulate --------------------------------------------------------------
+
+
+def popc(n: Tally, c: Ints, d: ResultBits) -> None:
+    """c = number of ones in each row of d."""
+    c[...] = d.ones
+    n["bits"] += int(d.width.sum())
+
+
+def acc_clr(n: Tally, a: Accumulators) -> None:
+    """a = 0."""
+    a.values[...] = 0
+    n["ops"] += a.values.shape[1]
+
+
+def acc_add(n: Tally, a: Accumulators, s: Addend, shl: int = 0) -> None:
+    """a += s << shl; a scalar is added to each accumulator of the range."""
+    np.add(a.values, _shifted(a, s, shl), out=a.values)
+    a.check()
+    n["ops"] += a.values.shape[1]
+
+
+def acc_sub(n: Tally, a: Accumulators, s: Addend, shl: int = 0) -> None:
+    """a -= s << shl; a scalar is subtracted from each accumulator of the range."""
+    np.subtract(a.values, _shifted(a, s, shl), out=a.values)
+    a.check()
+    n["ops"] += a.values.shape[1]
+
+
+def _shifted(a: Accumulators, s: Addend, shl: int) -> Ints:
+    """s << shl, refused where the 64-bit arithmetic of this interpreter could overflow."""
+    if s.bound << shl < 1 << 62:
+        return s.values << shl if shl else s.values
+    largest = max(abs(int(v)) for v in (s.values.min(initial=0), s.values.max(initial=0)))
+    if largest << shl >= 1 << 62:
+        raise Trap(f"{largest} << {shl} is outside [{a.low}, {a.high}]")
+    return s.values << shl
+
+
+# -- store -----------------------------------------------------------------------------
+
+
+def st_acc(n: Tally, v: Vec, a: Accumulators) -> None:
+    """Store the integers; a value outside the buffer's element type is refused."""
+    v.store(a.values)
+    n["elements"] += v.size
+
+
+def st_ge(n: Tally, v: Vec, a: Accumulators, th: Values, flip: Values | None = None) -> None:
+    """Store the level: how many thresholds each accumulator reaches."""
+    v.store(_level(a.values, th, flip, v.buffer.elem))
+    n["elements"] += v.size
+
+
+def _level(values: Values, th: Values, flip: Values | None, elem: str) -> Ints:
+    """n = number of thresholds that a value [S, C] reaches, of T thresholds [C, T] or [C].
+
+    bip (T = 1): 2n - 1. tern (T = 2): n - 1. uN: n. Where `flip` [C] is -1, the level
+    counts down: negated for bip and tern, T - n for uN."""
+    limits = th.reshape(len(th), -1)
+    if not {values.dtype.kind, limits.dtype.kind} <= set("iu"):
+        values, limits = exact(values, "f64"), exact(limits, "f64")
+    level: Ints = np.zeros(values.shape, dtype=np.int64)
+    for i in range(limits.shape[1]):
+        level += values >= limits[:, i]
+    if flip is not None:
+        level = np.where(flip < 0, limits.shape[1] - level, level)
+    wanted = {"bip": 1, "tern": 2}.get(elem)
+    if wanted is None:
+        return level
+    if limits.shape[1] != wanted:
+        raise Trap(f"{elem} levels need {wanted} thresholds a channel, not {limits.shape[1]}")
+    return 2 * level - 1 if elem == "bip" else level - 1
+
+
+# -- between buffers -------------------------------------------------------------------
+
+
+def pp_max(n: Tally, y: Vec, x: Vec, win: Window) -> None:
+    """y = the largest value of the window of x; taps outside the buffer don't count."""
+    index, inside = win.table(x.buffer)
+    taps, groups = win_taps(win.win), win.win.groups
+    valid = inside[x.position].reshape(taps, -1)[:, 0]
+    if not valid.any():
+        raise Trap(f"window {win.win.name} has no tap inside at position {x.position}")
+    by_tap = index[x.position].reshape(groups, taps, -1).swapaxes(0, 1).reshape(taps, -1)
+    values = x.buffer.flat[:, by_tap[valid, x.lo : x.hi]]
+    y.store(values.max(axis=1))
+    n["ops"] += y.size * taps
+
+
+def pp_add(n: Tally, z: Vec, x: Vec, y: Vec) -> None:
+    """z = x + y: integers exactly, floats of one type with one rounding."""
+    elems = {v.buffer.elem for v in (x, y, z)}
+    if not any(map(is_float, elems)):
+        z.store(_wide(x.values) + _wide(y.values))
+    elif len(elems) == 1:
+        z.store(x.values + y.values)
+    else:
+        raise Trap(f"can't add {x.buffer.elem} and {y.buffer.elem} to {z.buffer.elem}")
+    n["ops"] += z.size
+
+
+def _wide(values: Values) -> Ints:
+    """Integers as int64, refused where a sum of two could overflow."""
+    wide = values.astype(np.int64)
+    if values.itemsize == 8 and values.size and (wide.max() >= 1 << 62 or wide.min() < -1 << 62):
+        raise Trap("a 64-bit value is too large to add exactly")
+    return wide
+
+
+def pp_relu(n: Tally, y: Vec, x: Vec) -> None:
+    """y = max(x, 0)."""
+    y.store(np.maximum(x.values, x.values.dtype.type(0)))
+    n["ops"] += y.size
+
+
+def pp_ge(n: Tally, y: Vec, x: Vec, th: Values, flip: Values | None = None) -> None:
+    """Store the level: how many thresholds each value of x reaches."""
+    y.store(_level(x.values, th, flip, y.buffer.elem))
+    n["ops"] += y.size
+
+
+def pp_mov(n: Tally, y: Vec, x: Vec) -> None:
+    """The same values in another element type."""
+    y.store(x.values)
+    n["ops"] += y.size
+
+
+# -- host ------------------------------------------------------------------------------
+
+
+def host(n: Tally, f: Fragment, x: list[Buffer | HostBuffer], y: list[Buffer | HostBuffer]) -> None:
+    """Run an ONNX fragment, one sample at a time; operands in the order of its graph."""
+    for sample in range((x + y)[0].samples):
+        results = f.run([buffer.get(sample) for buffer in x])
+        for buffer, value in zip(y, results, strict=True):
+            buffer.put(sample, value)
+    n["calls"] += 1
+    n["macs"] += f.macs

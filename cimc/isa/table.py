@@ -1,0 +1,158 @@
+"""The instruction table: one row an instruction.
+
+The parser and printer read the operand kinds, the checker the operand kinds and roles,
+the interpreter the effect, the counters their cost. A new instruction is a new row here
+and a function in `effects.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cimc.isa import effects
+
+# Operand kinds:
+#   latch    %x                 input latch of a tile: bits and a valid mask
+#   bits     %d[lo:hi]          result bits, one row each
+#   counts   %c[lo:hi]          popcount results
+#   acc      %a[lo:hi]          accumulators
+#   addend   %c[lo:hi] | %x.valid | %x.ones | data[lo:hi]
+#   rows     t[tile][lo:hi]     stored rows
+#   row      t[tile][i]         one stored row
+#   vec      buf[p] or buf[p, lo:hi]   the channels at a position
+#   win      name of a .win     window geometry
+#   table    data[lo:hi]        constants along axis 0
+#   cells    data[lo:hi]        rows of a `cells` data item
+#   code     name of an `onnx` data item
+#   bufs     (a, b)             buffers
+# Roles: "r" read, "w" written, "rw" both.
+
+
+@dataclass(frozen=True)
+class Param:
+    """An operand: name in the specification, kind, and whether it is read or written."""
+
+    name: str
+    kind: str
+    role: str
+
+
+@dataclass(frozen=True)
+class Opt:
+    """An option `name=value`: kind `int` (affine) or `range` (`lo:hi`) or `table`."""
+
+    name: str
+    kind: str = "int"
+    default: int | None = 0  # None: absent
+
+
+@dataclass(frozen=True)
+class Counter:
+    """`unit` says what one count is; `cost` is the key in the target's `[energy]` table.
+    `static`: known from the text alone; else known only from the run's values."""
+
+    name: str
+    cost: str
+    unit: str
+    static: bool = True
+
+
+@dataclass(frozen=True)
+class Row:
+    """One instruction."""
+
+    name: str
+    params: tuple[Param, ...]
+    opts: tuple[Opt, ...]
+    counters: tuple[Counter, ...]
+    summary: str
+    effect: Callable[..., None]
+    sections: tuple[str, ...] = ("load", "infer", "update")
+
+
+def _p(text: str) -> tuple[Param, ...]:
+    """`"d:bits:w x:latch:r"` as operands."""
+    return tuple(Param(*part.split(":")) for part in text.split())
+
+
+_READ = (
+    Counter("rows", "word_line", "row activation"),
+    Counter("bits", "sense", "column of one row evaluated"),
+    Counter("ones", "", "result bit that is 1", static=False),
+)
+_POPC = (Counter("bits", "popcount", "bit entering the popcount tree"),)
+_ACC = (Counter("ops", "accumulate", "accumulator update"),)
+_LATCH = (Counter("bits", "latch", "input latch bit loaded"),)
+_STORE = (Counter("elements", "store", "element compared or stored"),)
+_POST = (Counter("ops", "post", "element operation of the post-processing unit"),)
+_PROGRAM = (
+    Counter("rows", "word_line", "row activation"),
+    Counter("verify", "sense", "cell read before the write"),
+)
+_COLS = Opt("cols", "range", None)
+
+
+def _pulses(cost: str) -> tuple[Counter, ...]:
+    return (*_PROGRAM, Counter("pulses", cost, "programming pulse of one cell", static=False))
+
+
+ROWS: tuple[Row, ...] = (
+    # -- program cells --
+    Row("set", _p("t:rows:w w:cells:r"), (Opt("seg"), Opt("col")), _pulses("set"),
+        "pulse to 1 each cell of the rows whose data bit is 1 and that holds 0",
+        effects.set_, ("load", "update")),
+    Row("reset", _p("t:rows:w w:cells:r"), (Opt("seg"), Opt("col")), _pulses("reset"),
+        "pulse to 0 each cell of the rows whose data bit is 0 and that holds 1",
+        effects.reset, ("load", "update")),
+    # -- fill input latches --
+    Row("ld.window", _p("x:latch:w v:vec:r win:win:r"),
+        (Opt("seg"), Opt("plane"), Opt("group"), Opt("col")), _LATCH,
+        "load one bit plane of one segment of a window; taps outside are not valid",
+        effects.ld_window),
+    Row("ld.vector", _p("x:latch:w v:vec:r"),
+        (Opt("seg"), Opt("plane"), Opt("width", "int", None), Opt("col")), _LATCH,
+        "load one bit plane of one segment of a vector", effects.ld_vector),
+    Row("ld.fill", _p("y:latch:w x:latch:r"), (Opt("value"),), _LATCH,
+        "the same valid mask as x, every bit = value", effects.ld_fill),
+    Row("ld.row", _p("x:latch:w t:row:r"), (_COLS,), _LATCH,
+        "load a stored row; its columns are valid", effects.ld_row, ("update",)),
+    # -- read rows --
+    Row("read.and", _p("d:bits:w t:rows:r x:latch:r"), (_COLS,), _READ,
+        "d = cell AND bit, 0 where not valid", effects.read_and),
+    Row("read.nand", _p("d:bits:w t:rows:r x:latch:r"), (_COLS,), _READ,
+        "d = NOT (cell AND bit), 0 where not valid", effects.read_nand),
+    Row("read.or", _p("d:bits:w t:rows:r x:latch:r"), (_COLS,), _READ,
+        "d = cell OR bit, 0 where not valid", effects.read_or),
+    Row("read.xor", _p("d:bits:w t:rows:r x:latch:r"), (_COLS,), _READ,
+        "d = cell XOR bit, 0 where not valid", effects.read_xor),
+    # -- count and accumulate --
+    Row("popc", _p("c:counts:w d:bits:r"), (), _POPC,
+        "c = number of ones in each row of d", effects.popc),
+    Row("acc.clr", _p("a:acc:w"), (), _ACC, "a = 0", effects.acc_clr),
+    Row("acc.add", _p("a:acc:rw s:addend:r"), (Opt("shl"),), _ACC,
+        "a += s << shl; a scalar is added to each", effects.acc_add),
+    Row("acc.sub", _p("a:acc:rw s:addend:r"), (Opt("shl"),), _ACC,
+        "a -= s << shl; a scalar is subtracted from each", effects.acc_sub),
+    # -- store --
+    Row("st.acc", _p("v:vec:w a:acc:r"), (), _STORE,
+        "store the integers; a value outside the buffer's type is an error", effects.st_acc),
+    Row("st.ge", _p("v:vec:w a:acc:r th:table:r"), (Opt("flip", "table", None),), _STORE,
+        "store the level: how many thresholds a reaches", effects.st_ge),
+    # -- between buffers --
+    Row("pp.max", _p("y:vec:w x:vec:r win:win:r"), (), _POST,
+        "largest value of the window; taps outside don't count", effects.pp_max),
+    Row("pp.add", _p("z:vec:w x:vec:r y:vec:r"), (), _POST, "z = x + y", effects.pp_add),
+    Row("pp.relu", _p("y:vec:w x:vec:r"), (), _POST, "y = max(x, 0)", effects.pp_relu),
+    Row("pp.ge", _p("y:vec:w x:vec:r th:table:r"), (Opt("flip", "table", None),), _POST,
+        "store the level: how many thresholds x reaches", effects.pp_ge),
+    Row("pp.mov", _p("y:vec:w x:vec:r"), (), _POST,
+        "copy the values into another type, exactly", effects.pp_mov),
+    # -- host --
+    Row("host", _p("f:code:r x:bufs:r y:bufs:w"), (),
+        (Counter("calls", "host_call", "call of a host fragment"),
+         Counter("macs", "host_mac", "multiply-accumulate on the host")),
+        "run an ONNX fragment in onnxruntime", effects.host, ("infer",)),
+)  # fmt: skip
+
+TABLE: dict[str, Row] = {row.name: row for row in ROWS}

@@ -1,0 +1,324 @@
+"""Static check that no accumulator can leave the range of the target's `acc_bits`.
+
+Last part of `check.py`. Follows each accumulator through loops and latch loads with the
+intervals of `bounds.py`. A loop whose variable changes shifts, segments or register ranges
+is followed iteration by iteration; any other loop once, and its change is multiplied.
+What can't be proved is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+import numpy as np
+
+from cimc.isa.bounds import Group, Interval, Piece, repeat
+from cimc.isa.loops import extent, substitute, trips
+from cimc.isa.program import Affine, Data, Instr, Layer, Loop, Range, Ref, Reg, Section, walk
+from cimc.isa.rules import loaded, option
+from cimc.isa.scope import Scope, Site
+
+MAX_STEPS = 400_000
+"""Most instructions of one layer that are followed one by one."""
+
+Source = tuple[int, int]  # number of the latch load, its largest number of columns
+
+
+def check_widths(scope: Scope) -> None:
+    """Add accumulators that may overflow to `scope`."""
+    numbers = count()
+    for section in scope.program.sections:
+        state = _State(scope)
+        for layer in section.layers:
+            follower = _Follower(scope, section, layer, numbers)
+            follower.body(layer.body, (), state)
+            _judge(scope, layer, state)
+
+
+def _judge(scope: Scope, layer: Layer, state: _State) -> None:
+    """Compare what the layer's accumulators passed with the target; forget it."""
+    bits = scope.program.target.acc_bits
+    for name, pieces in state.pieces.items():
+        worst = [hull for piece in pieces for hull in (piece.rel, piece.fixed) if hull]
+        for piece in pieces:
+            piece.rel = piece.fixed = None
+        if not worst:
+            continue
+        low = min(worst, key=lambda hull: hull.low)
+        high = max(worst, key=lambda hull: hull.high)
+        need = max((~min(low.low, 0)).bit_length(), high.high.bit_length()) + 1
+        if need <= bits:
+            continue
+        site = low.low_at if low.low < -(1 << (bits - 1)) else high.high_at
+        text = f"layer {layer.name}: `%{name}` can reach {low.low} … {high.high}"
+        scope.at(site, f"{text}, which takes {need} bits; the target has acc_bits={bits}", 0,
+                 "compile for wider accumulators")  # fmt: skip
+
+
+class _State:
+    """What is known of the registers at one point of the program."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.pieces: dict[str, list[Piece]] = {}
+        self.latches: dict[str, Source] = {}
+        # where the bits and counts in a range of a register come from
+        self.sources: dict[str, list[tuple[Range, Source]]] = {}
+        self.open: dict[int, list[Piece]] = {}
+
+    def part(self, name: str, lo: int, hi: int) -> list[Piece]:
+        """The pieces of an accumulator register that make up lo … hi-1."""
+        pieces: list[Piece] = []
+        for piece in self.pieces.get(name, []):
+            for cut in (lo, hi):
+                if piece.lo < cut < piece.hi:
+                    pieces.append(piece)
+                    piece = self._split(piece, cut)
+            pieces.append(piece)
+        inside = [piece for piece in pieces if lo <= piece.lo and piece.hi <= hi]
+        edges = [lo, *(edge for piece in inside for edge in (piece.lo, piece.hi)), hi]
+        new = [Piece(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]
+        self.pieces[name] = sorted([*pieces, *new], key=lambda piece: piece.lo)
+        return [*inside, *new]
+
+    def _split(self, piece: Piece, cut: int) -> Piece:
+        rest = piece.split(cut)
+        for load in rest.groups:
+            self.open[load].append(rest)
+        return rest
+
+    def group(self, piece: Piece, source: Source) -> Group:
+        """The open sum of a latch load in a piece."""
+        load, width = source
+        if load not in piece.groups:
+            piece.groups[load] = Group(width)
+            self.open.setdefault(load, []).append(piece)
+        return piece.groups[load]
+
+    def load_latch(self, name: str, source: Source) -> None:
+        """A latch gets new bits; sums over its old ones are complete."""
+        old = self.latches.get(name)
+        if old is not None and old != source:
+            for piece in self.open.pop(old[0], []):
+                piece.close(old[0])
+        self.latches[name] = source
+
+    def set_source(self, name: str, part: Range, source: Source | None) -> None:
+        """Bits or counts of a range are written."""
+        kept = [item for item in self.sources.get(name, []) if _disjoint(item[0], part)]
+        self.sources[name] = [*kept, (part, source)] if source else kept
+
+    def source(self, name: str, part: Range) -> Source | None:
+        """The latch load that all of a range comes from, if that is known."""
+        for known, source in self.sources.get(name, []):
+            if known == part or _inside(part, known):
+                return source
+        return None
+
+
+def _const(part: Range) -> Interval | None:
+    if not (part.start.is_const and part.size.is_const):
+        return None
+    return part.start.const, part.start.const + part.size.const
+
+
+def _disjoint(a: Range, b: Range) -> bool:
+    first, second = _const(a), _const(b)
+    return bool(first and second and (first[1] <= second[0] or second[1] <= first[0]))
+
+
+def _inside(inner: Range, outer: Range) -> bool:
+    first, second = _const(inner), _const(outer)
+    return bool(first and second and second[0] <= first[0] and first[1] <= second[1])
+
+
+class _Follower:
+    """Follows the instructions of one layer."""
+
+    def __init__(
+        self, scope: Scope, section: Section, layer: Layer, numbers: Iterator[int]
+    ) -> None:
+        self.scope = scope
+        self.section = section
+        self.layer = layer
+        self.limit = 1 << scope.program.target.acc_bits
+        self.steps = 0
+        self.numbers = numbers
+
+    def body(self, body: list[Instr | Loop], loops: tuple[Loop, ...], state: _State) -> None:
+        """Follow a body; loops that are followed one by one stand in `loops` as loops of
+        one iteration."""
+        for item in body:
+            if isinstance(item, Loop):
+                self._loop(item, loops, state)
+                continue
+            self.steps += 1
+            self._step(Site(self.section.name, self.layer.name, loops, item), state)
+
+    def _loop(self, loop: Loop, loops: tuple[Loop, ...], state: _State) -> None:
+        least, most = trips(loop, loops)
+        low = extent(loop.lo, loops)
+        size = sum(1 for _ in walk(loop.body))
+        affordable = self.steps + most * size <= MAX_STEPS
+        if least == most and low[0] == low[1] and affordable and _matters(loop):
+            for value in range(low[0], low[0] + most):
+                one = Loop(loop.kind, loop.var, Affine(value), Affine(value + 1), [])
+                self.body(loop.body, (*loops, one), state)
+            return
+        inner = _State(self.scope)
+        inner.latches = dict(state.latches)
+        inner.sources = {name: list(known) for name, known in state.sources.items()}
+        self._forget(loop, inner)
+        self.body(loop.body, (*loops, loop), inner)
+        for name, pieces in inner.pieces.items():
+            for piece in pieces:
+                change = repeat(piece.change(), max(0, least), most, self.limit)
+                for target in state.part(name, piece.lo, piece.hi):
+                    target.apply(change)
+        self._forget(loop, state)
+
+    def _forget(self, loop: Loop, state: _State) -> None:
+        """What the loop writes may stem from any iteration, or from before it."""
+        for name in _written(loop):
+            state.sources.pop(name, None)
+            if name in state.latches:
+                state.load_latch(name, self._fresh(self.scope.program.target.cols))
+
+    def _fresh(self, width: int) -> Source:
+        return next(self.numbers), width
+
+    def _step(self, site: Site, state: _State) -> None:
+        instr = site.instr
+        first = instr.args[0]
+        if not isinstance(first, Reg):
+            return
+        if instr.op in ("ld.window", "ld.vector", "ld.row"):
+            state.load_latch(first.name, self._fresh(loaded(self.scope, site)))
+        elif instr.op == "ld.fill":
+            state.load_latch(first.name, self._latch(instr.args[1], state))
+        elif instr.op.startswith("read."):
+            self._read(site, first, state)
+        elif instr.op == "popc":
+            bits = instr.args[1]
+            assert isinstance(bits, Reg)
+            source = state.source(bits.name, _resolved(bits, site.loops))
+            state.set_source(first.name, _resolved(first, site.loops), source)
+        elif instr.op.startswith("acc."):
+            self._accumulate(site, first, state)
+
+    def _latch(self, arg: object, state: _State) -> Source:
+        assert isinstance(arg, Reg)
+        known = state.latches.get(arg.name)
+        return known if known else self._fresh(self.scope.program.target.cols)
+
+    def _read(self, site: Site, bits: Reg, state: _State) -> None:
+        source = self._latch(site.instr.args[2], state)
+        cols = site.instr.opts.get("cols")
+        if isinstance(cols, Range):
+            width = extent(cols.size, site.loops)[1]
+            # fewer columns than were loaded: a count of its own, not bound to `valid`
+            source = source if width >= source[1] else self._fresh(width)
+        state.set_source(bits.name, _resolved(bits, site.loops), source)
+
+    def _accumulate(self, site: Site, acc: Reg, state: _State) -> None:
+        part = _resolved(acc, site.loops)
+        exact = _const(part)
+        lo = extent(part.start, site.loops)[0]
+        hi = extent(part.start + part.size, site.loops)[1]
+        for piece in state.part(acc.name, lo, hi):
+            if site.instr.op == "acc.clr" and exact:
+                piece.clear()
+            elif site.instr.op == "acc.clr":
+                # some of the range is cleared, some is not
+                piece.clear((-self.limit, self.limit))
+            else:
+                self._add(site, piece, state, exact is not None)
+                piece.see(site)
+
+    def _add(self, site: Site, piece: Piece, state: _State, exact: bool) -> None:
+        """acc.add and acc.sub: `exact` if all of the piece is certainly changed."""
+        arg = site.instr.args[1]
+        sign = 1 if site.instr.op == "acc.add" else -1
+        least, most = (1 << s for s in extent(option(site, "shl"), site.loops))
+        if isinstance(arg, Ref):
+            low, high = self._constants(site, arg)
+        else:
+            assert isinstance(arg, Reg)
+            source = self._addend(arg, site, state)
+            if source is not None and exact and least == most:
+                _contribute(state.group(piece, source), arg, sign * most)
+                return
+            low, high = 0, source[1] if source else self.scope.program.target.cols
+        ends = sorted(sign * value * factor for value in (low, high) for factor in (least, most))
+        piece.add((ends[0], ends[-1]) if exact else (min(0, ends[0]), max(0, ends[-1])))
+
+    def _addend(self, arg: Reg, site: Site, state: _State) -> Source | None:
+        if arg.field is not None:
+            return self._latch(arg, state)
+        return state.source(arg.name, _resolved(arg, site.loops))
+
+    def _constants(self, site: Site, ref: Ref) -> Interval:
+        """Smallest and largest constant of a data operand."""
+        data = self.scope.names[ref.name]
+        assert isinstance(data, Data)
+        values = data.array
+        if ref.range is not None:
+            low = extent(ref.range.start, site.loops)[0]
+            values = values[low : extent(ref.range.start + ref.range.size, site.loops)[1]]
+        return (int(np.min(values)), int(np.max(values))) if values.size else (0, 0)
+
+
+def _contribute(group: Group, arg: Reg, factor: int) -> None:
+    if arg.field == "valid":
+        group.alpha += factor
+    elif factor < 0:
+        group.negative += factor
+    else:
+        group.positive += factor
+
+
+def _resolved(reg: Reg, loops: tuple[Loop, ...]) -> Range:
+    """The range of a register with the variables of one-iteration loops filled in."""
+    assert reg.range is not None
+    start, size = reg.range.start, reg.range.size
+    for loop in reversed(loops):
+        if loop.hi - loop.lo == Affine(1):
+            start, size = (substitute(expr, loop.var, loop.lo) for expr in (start, size))
+    return Range(start, size)
+
+
+def _written(loop: Loop) -> set[str]:
+    """Names of the registers that a loop writes."""
+    return {
+        instr.args[0].name
+        for instr in walk(loop.body)
+        if instr.args and isinstance(instr.args[0], Reg)
+    }
+
+
+def _matters(loop: Loop) -> bool:
+    """Whether the variable changes shifts, segments, columns or register ranges, or the
+    bounds of a loop inside."""
+    for item in loop.body:
+        if isinstance(item, Loop):
+            bounds = (item.lo, item.hi)
+            if any(name == loop.var for bound in bounds for name, _ in bound.terms):
+                return True
+            if _matters(Loop(loop.kind, loop.var, loop.lo, loop.hi, item.body)):
+                return True
+        elif any(name == loop.var for expr in _sensitive(item) for name, _ in expr.terms):
+            return True
+    return False
+
+
+def _sensitive(instr: Instr) -> Iterator[Affine]:
+    for arg in instr.args:
+        if isinstance(arg, Reg) and arg.range is not None:
+            yield from (arg.range.start, arg.range.size)
+    for name in ("shl", "seg", "cols"):
+        value = instr.opts.get(name)
+        if isinstance(value, Affine):
+            yield value
+        elif isinstance(value, Range):
+            yield from (value.start, value.size)

@@ -1,0 +1,1 @@
+"""Running programs: the machine's state, the reference interpreter, host fragments, counts."""

@@ -1,0 +1,319 @@
+"""Counts: how often each part of the chip worked, by layer, instruction and counter.
+
+`static_counts` derives them from the bounds of a program without running it; the
+interpreters count while they run (`Counts.add`). Both give the same numbers for every
+counter that is static in `cimc/isa/table.py`. Knows nothing of costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from cimc.isa.effects import Tally
+from cimc.isa.geometry import segment, win_columns, win_taps
+from cimc.isa.program import Affine, Instr, Layer, Loop, Program, Range, Ref, Reg, Rows
+from cimc.isa.table import TABLE
+from cimc.sim.bind import Tallies, bind, execute
+from cimc.sim.machine import Machine, Tiles, pack_tiles, register_sizes
+
+Key = tuple[str, str, str]  # layer, instruction, counter
+Env = dict[str, int]
+
+
+@dataclass
+class Counts:
+    """`sections[name][layer, instruction, counter]`, without zeros: `load` and `update` once,
+    `infer` summed over `samples`."""
+
+    samples: int
+    sections: dict[str, dict[Key, int]] = field(
+        default_factory=lambda: {"load": {}, "infer": {}, "update": {}}
+    )
+
+    def add(self, section: str, tallies: Tallies, times: int) -> None:
+        """Add what the instructions counted; static counters are multiplied by `times`."""
+        table = self.sections[section]
+        for (layer, op), tally in tallies.items():
+            for counter in TABLE[op].counters:
+                number = tally[counter.name] * (times if counter.static else 1)
+                if number:
+                    key = layer, op, counter.name
+                    table[key] = table.get(key, 0) + number
+
+    def total(self) -> dict[Key, int]:
+        """All sections together: load + samples x infer + update."""
+        sums: dict[Key, int] = {}
+        for table in self.sections.values():
+            for key, number in table.items():
+                sums[key] = sums.get(key, 0) + number
+        return sums
+
+    def static(self) -> Counts:
+        """Without the counters that depend on the run's values."""
+        kept = {
+            name: {key: n for key, n in table.items() if is_static(key)}
+            for name, table in self.sections.items()
+        }
+        return Counts(self.samples, kept)
+
+    def to_json(self) -> dict[str, object]:
+        """`{"samples": N, "load": {"layer.instruction.counter": n, …}, …}`."""
+        sections = {
+            name: {".".join(key): number for key, number in table.items()}
+            for name, table in self.sections.items()
+        }
+        return {"samples": self.samples, **sections}
+
+
+def is_static(key: Key) -> bool:
+    """Whether a count is known from the program's text alone."""
+    _, op, name = key
+    return next(counter.static for counter in TABLE[op].counters if counter.name == name)
+
+
+# -- counting without running ----------------------------------------------------------
+
+
+def static_counts(program: Program, samples: int = 1, tiles: Tiles | None = None) -> Counts:
+    """The static counts of a run with `samples` samples, and the programming pulses, which
+    follow from the cell images and the initial `tiles` (None: all cells 0)."""
+    counts = Counts(samples)
+    loaded = _Widths.of(program)
+    for name in ("load", "infer", "update"):
+        section = program.section(name)
+        if section is None:
+            continue
+        widths = loaded if name == "load" else loaded.copy()
+        times = samples if name == "infer" else 1
+        walk = _Walk(program, widths, Tallies(Tally))
+        for layer in section.layers:
+            walk.layer = layer.name
+            walk.body(layer.body, {})
+        counts.add(name, walk.tallies, times)
+    _add_pulses(program, counts, tiles)
+    return counts
+
+
+@dataclass
+class _Widths:
+    """What later counts depend on: columns loaded in each latch, and columns that the read of
+    each row of a result register evaluated."""
+
+    latches: dict[str, int]
+    bits: dict[str, np.ndarray[tuple[int], np.dtype[np.int64]]]
+
+    @staticmethod
+    def of(program: Program) -> _Widths:
+        sizes = register_sizes(program)
+        return _Widths(
+            {name: 0 for name, (kind, _) in sizes.items() if kind == "latch"},
+            {name: np.zeros(n, np.int64) for name, (kind, n) in sizes.items() if kind == "bits"},
+        )
+
+    def copy(self) -> _Widths:
+        return _Widths(dict(self.latches), {name: w.copy() for name, w in self.bits.items()})
+
+    def same(self, other: _Widths) -> bool:
+        return self.latches == other.latches and all(
+            np.array_equal(width, other.bits[name]) for name, width in self.bits.items()
+        )
+
+
+@dataclass
+class _Walk:
+    """Adds up the counters of a section."""
+
+    program: Program
+    widths: _Widths
+    tallies: Tallies
+    layer: str = ""
+
+    def body(self, body: list[Instr | Loop], env: Env) -> None:
+        for item in body:
+            if isinstance(item, Loop):
+                self.loop(item, env)
+                continue
+            tally = self.tallies[self.layer, item.op]
+            for name, number in self.instr(item, env):
+                tally[name] += number
+
+    def loop(self, loop: Loop, env: Env) -> None:
+        """One iteration after the other while sizes change with the loop variable or the
+        widths still settle; then the rest at once."""
+        outer, alike = self.tallies, not _sizes_use(loop.body, loop.var)
+        end = loop.hi.value(env)
+        value = loop.lo.value(env)
+        while value < end:
+            before = self.widths.copy()
+            self.tallies = Tallies(Tally)
+            self.body(loop.body, {**env, loop.var: value})
+            repeat = end - value if alike and before.same(self.widths) else 1
+            for key, tally in self.tallies.items():
+                for name, number in tally.items():
+                    outer[key][name] += number * repeat
+            value += repeat
+        self.tallies = outer
+
+    def instr(self, instr: Instr, env: Env) -> Iterator[tuple[str, int]]:
+        """The counters of one execution."""
+        family = instr.op.split(".")[0]
+        match family:
+            case "set" | "reset":
+                rows = _size(instr.args[0], env)
+                yield "rows", rows
+                yield "verify", rows * self.image_columns(instr, env)
+            case "ld":
+                yield "bits", self.load(instr, env)
+            case "read":
+                rows, width = self.read(instr, env)
+                yield "rows", rows
+                yield "bits", rows * width
+            case "popc":
+                yield "bits", self.popcount(instr, env)
+            case "acc":
+                yield "ops", _size(instr.args[0], env)
+            case "st":
+                yield "elements", self.channels(instr.args[0], env)
+            case "pp":
+                yield "ops", self.channels(instr.args[0], env) * self.taps(instr)
+            case "host":
+                yield "calls", 1
+                yield "macs", self.program.datas[_name(instr.args[0])].macs
+
+    def image_columns(self, instr: Instr, env: Env) -> int:
+        data = self.program.datas[_name(instr.args[1])]
+        return segment(data.array.shape[1], data.seg, _opt(instr, "seg", env))[1]
+
+    def load(self, instr: Instr, env: Env) -> int:
+        """Columns that a load fills; remembered for the reads that use the latch."""
+        if instr.op == "ld.window":
+            win = self.program.wins[_name(instr.args[2])]
+            length = segment(win_columns(win), win.seg, _opt(instr, "seg", env))[1]
+        elif instr.op == "ld.vector":
+            width = _opt(instr, "width", env)
+            length = segment(self.channels(instr.args[1], env), width, _opt(instr, "seg", env))[1]
+        elif instr.op == "ld.fill":
+            length = self.widths.latches[_name(instr.args[1])]
+        else:
+            length = _columns(instr, env, self.program.target.cols)
+        self.widths.latches[_name(instr.args[0])] = length
+        return length
+
+    def read(self, instr: Instr, env: Env) -> tuple[int, int]:
+        """Rows and columns of a read; remembered for the popcount of its result."""
+        bits, latch = instr.args[0], _name(instr.args[2])
+        width = _columns(instr, env, self.widths.latches[latch])
+        self.widths.bits[_name(bits)][_slice(bits, env)] = width
+        return _size(bits, env), width
+
+    def popcount(self, instr: Instr, env: Env) -> int:
+        bits = instr.args[1]
+        return int(self.widths.bits[_name(bits)][_slice(bits, env)].sum())
+
+    def channels(self, vec: object, env: Env) -> int:
+        assert isinstance(vec, Ref)
+        if vec.range is not None:
+            return vec.range.size.value(env)
+        buffer = self.program.mems.get(vec.name) or self.program.views[vec.name]
+        assert buffer.shape is not None
+        return buffer.shape[buffer.axis]
+
+    def taps(self, instr: Instr) -> int:
+        return win_taps(self.program.wins[_name(instr.args[2])]) if instr.op == "pp.max" else 1
+
+
+def _name(arg: object) -> str:
+    assert isinstance(arg, Reg | Ref)
+    return arg.name
+
+
+def _range(arg: object) -> Range:
+    assert isinstance(arg, Reg | Rows)
+    assert arg.range is not None
+    return arg.range
+
+
+def _size(arg: object, env: Env) -> int:
+    return _range(arg).size.value(env)
+
+
+def _slice(arg: object, env: Env) -> slice:
+    span = _range(arg)
+    lo = span.start.value(env)
+    return slice(lo, lo + span.size.value(env))
+
+
+def _opt(instr: Instr, name: str, env: Env) -> int:
+    return _affine(instr, name).value(env)
+
+
+def _affine(instr: Instr, name: str) -> Affine:
+    value = instr.opts.get(name, Affine())
+    assert isinstance(value, Affine)
+    return value
+
+
+def _columns(instr: Instr, env: Env, default: int) -> int:
+    """The size of the option `cols`, or what holds without it."""
+    cols = instr.opts.get("cols")
+    return cols.size.value(env) if isinstance(cols, Range) else default
+
+
+def _sizes_use(body: list[Instr | Loop], var: str) -> bool:
+    """Whether a count in the body may change with the loop variable."""
+    for item in body:
+        if isinstance(item, Loop):
+            used = _uses(item.lo, var) or _uses(item.hi, var) or _sizes_use(item.body, var)
+        else:
+            used = any(_uses(size, var) for size in _size_expressions(item))
+        if used:
+            return True
+    return False
+
+
+def _size_expressions(instr: Instr) -> Iterator[Affine]:
+    """The expressions of an instruction that its counts, or the counts of a later one, depend
+    on. Where a result register's range starts decides which rows a popcount finds."""
+    for value in (*instr.args, *instr.opts.values()):
+        span = value if isinstance(value, Range) else getattr(value, "range", None)
+        if isinstance(span, Range):
+            yield span.size
+            if isinstance(value, Reg) and instr.op.startswith(("read.", "popc")):
+                yield span.start
+    for name in ("seg", "width"):
+        yield _affine(instr, name)
+
+
+def _uses(expr: Affine, var: str) -> bool:
+    return any(name == var for name, _ in expr.terms)
+
+
+# -- programming pulses ----------------------------------------------------------------
+
+
+def _add_pulses(program: Program, counts: Counts, tiles: Tiles | None) -> None:
+    """Program the cells of `.load` and `.update`; `.infer` writes none."""
+    machine = Machine(program, 1, pack_tiles(tiles, program.target), {})
+    for name in ("load", "update"):
+        section = program.section(name)
+        layers = section.layers if section else []
+        programming = [Layer(layer.name, _programming(layer.body)) for layer in layers]
+        tallies, pulses = Tallies(Tally), Tallies(Tally)
+        execute(bind(machine, programming, tallies), {})
+        for key, tally in tallies.items():
+            pulses[key]["pulses"] = tally["pulses"]
+        counts.add(name, pulses, 1)
+
+
+def _programming(body: list[Instr | Loop]) -> list[Instr | Loop]:
+    """The `set` and `reset` instructions of a body, in their loops."""
+    kept: list[Instr | Loop] = []
+    for item in body:
+        if isinstance(item, Loop):
+            kept.append(replace(item, body=_programming(item.body)))
+        elif item.op in ("set", "reset"):
+            kept.append(item)
+    return kept

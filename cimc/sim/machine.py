@@ -1,0 +1,190 @@
+"""The machine's state: tiles, buffers and registers of a program.
+
+Allocated here from the declarations; `bind.py` looks up the operands of instructions in it
+and `cimc/isa/effects.py` changes it. Knows nothing of sections' order, inputs or counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from cimc.errors import CompileError
+from cimc.ir.types import container
+from cimc.isa.effects import Columns
+from cimc.isa.program import Instr, Loop, Program, Reg, TargetLine
+from cimc.isa.state import (
+    Accumulators,
+    Buffer,
+    Fragment,
+    HostBuffer,
+    Ints,
+    Latch,
+    ResultBits,
+    Window,
+    Words,
+    pack,
+    unpack,
+    words_for,
+)
+from cimc.isa.table import TABLE
+
+Register = Latch | ResultBits | Accumulators | Ints
+Tiles = npt.NDArray[np.uint8]
+
+
+class Machine:
+    """The state for `samples` samples at a time. Machines may share `cells` [tiles, W, R] and
+    `fragments`, the host fragments by name."""
+
+    def __init__(
+        self, program: Program, samples: int, cells: Words, fragments: Mapping[str, Fragment]
+    ) -> None:
+        self.target = program.target
+        self.samples = samples
+        self.cells = cells
+        self.fragments = fragments
+        self.data = program.datas
+        self.windows = {name: Window(win) for name, win in program.wins.items()}
+        self.physical = _physical_rows(program)
+        self.buffers = _buffers(program, samples)
+        self.registers = {
+            name: self._register(kind, size)
+            for name, (kind, size) in register_sizes(program).items()
+        }
+
+    def _register(self, kind: str, size: int) -> Register:
+        words = words_for(self.target.cols)
+        if kind == "latch":
+            return Latch.empty(words)
+        ints = np.zeros((self.samples, size), dtype=np.int64)
+        if kind == "acc":
+            limit = 1 << (self.target.acc_bits - 1)
+            return Accumulators(ints, -limit, limit - 1)
+        if kind == "bits":
+            bits = np.zeros((self.samples, words, size), dtype=np.uint64)
+            return ResultBits(bits, ints, np.zeros(size, dtype=np.int64))
+        return ints
+
+    def start_from(self, other: Machine) -> None:
+        """Take over the buffers and registers of a machine of one sample, for every sample."""
+        for name, buffer in self.buffers.items():
+            source = other.buffers[name]
+            if isinstance(buffer, Buffer) and isinstance(source, Buffer):
+                buffer.flat[...] = source.flat
+            elif isinstance(buffer, HostBuffer) and isinstance(source, HostBuffer):
+                buffer.values[:] = source.values * self.samples
+        for name, register in self.registers.items():
+            _copy(register, other.registers[name])
+
+
+def _copy(to: Register, source: Register) -> None:
+    match to, source:
+        case Latch(), Latch():
+            to.bits, to.valid = source.bits, source.valid
+            to.col, to.length = source.col, source.length
+        case ResultBits(), ResultBits():
+            to.words[...], to.ones[...], to.width[...] = source.words, source.ones, source.width
+        case Accumulators(), Accumulators():
+            to.values[...] = source.values
+        case np.ndarray(), np.ndarray():
+            to[...] = source
+
+
+def _buffers(program: Program, samples: int) -> dict[str, Buffer | HostBuffer]:
+    """Every `.mem`, zeroed, and every `.view` on the storage of its source."""
+    buffers: dict[str, Buffer | HostBuffer] = {}
+    for mem in program.mems.values():
+        if mem.shape is None:
+            buffers[mem.name] = HostBuffer([None] * samples)
+            continue
+        size = int(np.prod(mem.shape))
+        flat = np.zeros((samples, size), dtype=container(mem.type))
+        buffers[mem.name] = Buffer(mem.type, mem.shape, mem.axis, flat)
+    waiting = list(program.views.values())
+    while waiting:
+        ready = [view for view in waiting if view.source in buffers]
+        assert ready, "views form a cycle"
+        for view in ready:
+            source = buffers[view.source]
+            assert isinstance(source, Buffer)
+            buffers[view.name] = source.view(view.type, view.shape, view.axis, view.perm)
+        waiting = [view for view in waiting if view.name not in buffers]
+    return buffers
+
+
+def _physical_rows(program: Program) -> dict[int, Ints]:
+    """Physical row of each logical row, for the tiles that have a `.map`."""
+    rows: dict[int, Ints] = {}
+    for remap in program.remaps:
+        table = rows.setdefault(remap.tile, np.arange(program.target.rows))
+        table[remap.logical] = remap.physical
+    return rows
+
+
+# -- registers -------------------------------------------------------------------------
+
+
+def register_sizes(program: Program) -> dict[str, tuple[str, int]]:
+    """Kind and number of elements of each register: the largest range that a reference
+    reaches over all values of the loop variables. Latches have no elements."""
+    sizes: dict[str, tuple[str, int]] = {}
+    for section in program.sections:
+        for layer in section.layers:
+            _collect(layer.body, {}, sizes)
+    return sizes
+
+
+def _collect(
+    body: Iterable[Instr | Loop], bounds: dict[str, Columns], sizes: dict[str, tuple[str, int]]
+) -> None:
+    for item in body:
+        if isinstance(item, Instr):
+            _collect_instr(item, bounds, sizes)
+            continue
+        # a loop that never runs is entered too, since its registers need to exist
+        low, high = item.lo.bounds(bounds)[0], item.hi.bounds(bounds)[1] - 1
+        _collect(item.body, {**bounds, item.var: (low, max(low, high))}, sizes)
+
+
+def _collect_instr(
+    instr: Instr, bounds: dict[str, Columns], sizes: dict[str, tuple[str, int]]
+) -> None:
+    for param, arg in zip(TABLE[instr.op].params, instr.args, strict=True):
+        if not isinstance(arg, Reg):
+            continue
+        kind = param.kind
+        if kind == "addend":
+            kind = "counts" if arg.field is None else "latch"
+        end = 0 if arg.range is None else (arg.range.start + arg.range.size).bounds(bounds)[1]
+        sizes[arg.name] = kind, max(0, end, sizes.get(arg.name, (kind, 0))[1])
+
+
+# -- tiles -----------------------------------------------------------------------------
+
+
+def pack_tiles(tiles: Tiles | None, target: TargetLine) -> Words:
+    """Cells as words [tiles, W, R] from uint8 0 and 1 [tiles, rows, cols], physical rows; all 0
+    for None. CompileError where the array isn't the state of that target."""
+    shape = (target.tiles, target.rows, target.cols)
+    words = words_for(target.cols)
+    if tiles is None:
+        return np.zeros((target.tiles, words, target.rows), dtype=np.uint64)
+    if tiles.shape != shape or tiles.dtype.kind not in "iub":
+        raise CompileError(
+            f"the tile state is {tiles.dtype}{list(tiles.shape)}, not uint8{list(shape)}",
+            help="give the state that a run of a program for the same target returned",
+        )
+    if tiles.size and not ((tiles == 0) | (tiles == 1)).all():
+        raise CompileError("the tile state holds values other than 0 and 1")
+    packed = pack(tiles.reshape(-1, target.cols).astype(np.bool_), 0, words)
+    return np.ascontiguousarray(packed.reshape(target.tiles, target.rows, words).transpose(0, 2, 1))
+
+
+def unpack_tiles(cells: Words, target: TargetLine) -> Tiles:
+    """The inverse of `pack_tiles`."""
+    rows = cells.transpose(0, 2, 1).reshape(-1, cells.shape[1])
+    bits = unpack(rows, target.cols).view(np.uint8)
+    return bits.reshape(target.tiles, target.rows, target.cols)

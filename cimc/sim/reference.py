@@ -1,0 +1,112 @@
+"""The reference interpreter: runs a program instruction by instruction, exactly.
+
+Takes a checked program and the caller's arrays; gives outputs, counts and the final cells.
+Each instruction's meaning is in `cimc/isa/effects.py`. This is the specification that other
+engines are tested against; it is vectorised over rows and samples and nothing else.
+
+Order of a run: `.load` once; `.infer` for each sample, from the state that `.load` left;
+`.update` once, on from the state that `.load` left (cells are shared: `.infer` writes none).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from cimc.ir.types import Array, container
+from cimc.isa.effects import Tally
+from cimc.isa.program import Program
+from cimc.isa.state import words_for
+from cimc.sim.bind import Tallies, bind, execute
+from cimc.sim.counters import Counts
+from cimc.sim.feed import Feed, Outputs
+from cimc.sim.host import OnnxFragment
+from cimc.sim.machine import Machine, Tiles, pack_tiles, register_sizes, unpack_tiles
+
+# Samples at a time: bounded by memory, and by what stays in a processor's cache.
+_STATE_BYTES = 256 << 20
+_MOST_SAMPLES = 512
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Result:
+    """What a run gave.
+
+    outputs: arrays by ONNX output name (see `Outputs.join`).
+    counts:  every counter of the sections that ran.
+    tiles:   the cells after the run, uint8 0 and 1 [tiles, rows, cols], physical rows.
+    samples: number of inferences."""
+
+    outputs: dict[str, Any]
+    counts: Counts
+    tiles: Tiles
+    samples: int
+
+
+def run(
+    program: Program,
+    inputs: Mapping[str, Array],
+    *,
+    tiles: Tiles | None = None,
+    progress: Progress | None = None,
+    threads: int = 0,
+) -> Result:
+    """Run a program on N samples.
+
+    inputs:   arrays by ONNX input name, of the exact numpy type and shape (see `Feed`).
+    tiles:    the cells to start from, as `Result.tiles`; None: all 0.
+    progress: called with (samples done, N) now and then.
+    threads:  threads of a host fragment; 0: one a core.
+
+    Raises CompileError for unusable inputs, an accumulator that overflows, and a value that a
+    buffer's type doesn't hold."""
+    feed = Feed(program, inputs)
+    fragments = {
+        data.name: OnnxFragment(data, threads) for data in program.data if data.kind == "onnx"
+    }
+    cells = pack_tiles(tiles, program.target)
+    once = Machine(program, 1, cells, fragments)
+    counts = Counts(feed.samples)
+    outputs = Outputs(program)
+
+    _run_section(once, program, "load", counts)
+    chunk = min(_chunk(program), max(1, feed.samples))
+    machine = Machine(program, chunk, cells, fragments)
+    for start in range(0, feed.samples, chunk):
+        if feed.samples - start < chunk:
+            machine = Machine(program, feed.samples - start, cells, fragments)
+        machine.start_from(once)
+        feed.fill(machine, start)
+        _run_section(machine, program, "infer", counts)
+        outputs.take(machine)
+        if progress is not None:
+            progress(start + machine.samples, feed.samples)
+    _run_section(once, program, "update", counts)
+    tiles = unpack_tiles(cells, program.target)
+    return Result(outputs.join(feed.samples), counts, tiles, feed.samples)
+
+
+def _run_section(machine: Machine, program: Program, name: str, counts: Counts) -> None:
+    section = program.section(name)
+    if section is None:
+        return
+    tallies = Tallies(Tally)
+    execute(bind(machine, section.layers, tallies), {})
+    counts.add(name, tallies, machine.samples)
+
+
+def _chunk(program: Program) -> int:
+    """Samples that the machine holds at a time."""
+    buffers = sum(
+        prod(mem.shape) * container(mem.type).itemsize
+        for mem in program.mems.values()
+        if mem.shape is not None
+    )
+    # a result bit row: its words, the popcount and temporaries of the same size
+    row = 8 * (4 * words_for(program.target.cols) + 4)
+    registers = sum(size for _, size in register_sizes(program).values()) * row
+    return max(1, min(_MOST_SAMPLES, _STATE_BYTES // max(1, buffers + registers)))

@@ -1,0 +1,98 @@
+"""What the two text formats share: files, places in a text, comments and blank lines.
+
+Below the parsers and printers of `cimc.ir` and `cimc.isa`; knows nothing of either language.
+
+Comments and blank lines travel with the statements. `before` holds the lines above a
+statement, each a comment with its `#` or "" for a blank line (runs of blank lines become
+one); `after` is the comment behind it, or "".
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from cimc.errors import CompileError, Span
+
+_LONGEST_SOURCE = 400
+
+
+def read_text(path: str | Path) -> str:
+    """The contents of a UTF-8 text file; CompileError if it can't be read as one."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise CompileError(f"can't read the file: {error.strerror}", str(path)) from None
+    except UnicodeDecodeError as error:
+        raise CompileError(f"not a text file (byte {error.start} isn't UTF-8)", str(path)) from None
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file in one step: it is there whole, or as it was before."""
+    path = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise CompileError(f"can't write the file: {error.strerror}", str(path)) from None
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        os.chmod(name, _mode(path))
+        os.replace(name, path)
+    except OSError as error:
+        raise CompileError(f"can't write the file: {error.strerror}", str(path)) from None
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _mode(path: Path) -> int:
+    """The permissions of the old file, or those that `open` would give a new one."""
+    if path.exists():
+        return path.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+class Source:
+    """The lines of a text, for `Span`s."""
+
+    def __init__(self, text: str, file: str) -> None:
+        self.file = file
+        self.lines = text.split("\n")
+
+    def span(self, line: int, column: int, width: int = 1) -> Span:
+        """The place at a 1-based line and column; very long lines (data) are cut."""
+        source = self.lines[line - 1] if line <= len(self.lines) else ""
+        if len(source) > _LONGEST_SOURCE:
+            source = source[:_LONGEST_SOURCE] if column <= _LONGEST_SOURCE else ""
+        width = max(1, min(width, len(source) - column + 1))
+        return Span(self.file, line, column, source, width)
+
+
+def split_comments(newline: str) -> tuple[str, tuple[str, ...]]:
+    """`after` of the statement above and `before` of the one below, from the text between
+    them: an optional comment, newline, then comment lines and blank lines."""
+    after, *lines = newline.split("\n")
+    return after.strip(), single_blanks(line.strip() for line in lines[:-1])
+
+
+def single_blanks(lines: Iterable[str]) -> tuple[str, ...]:
+    """The lines with each run of blank ones made one."""
+    kept: list[str] = []
+    for line in lines:
+        if line or not kept or kept[-1]:
+            kept.append(line)
+    return tuple(kept)
+
+
+def comment_lines(before: Sequence[str], indent: str) -> list[str]:
+    """The lines of a `before`, as printed."""
+    return [indent + line if line else "" for line in before]
+
+
+def with_comment(line: str, after: str) -> str:
+    """A statement with the comment behind it, as printed."""
+    return f"{line}  {after}" if after else line

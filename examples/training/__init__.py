@@ -1,0 +1,1 @@
+"""Code shared by the training scripts of the examples."""

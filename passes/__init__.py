@@ -1,0 +1,40 @@
+"""The standard passes, in the order of the data flow, and the named pipelines."""
+
+from cimc.passes.allocate_tiles import AllocateTiles
+from cimc.passes.cleanup import Cleanup
+from cimc.passes.fold_threshold import FoldThreshold
+from cimc.passes.legalise import Legalise
+from cimc.passes.recognise_layers import RecogniseLayers
+from cimc.passes.recognise_sign import RecogniseSign
+from cimc.passes.sink_dequant import SinkDequant
+from cimc.passes.split_tiles import SplitTiles
+
+PASSES = [
+    # any exporter's leavings
+    Cleanup,
+    # float to encoded integers
+    RecogniseSign,
+    SinkDequant,
+    RecogniseLayers,
+    FoldThreshold,
+    # encoded integers to tiles
+    Legalise,
+    SplitTiles,
+    AllocateTiles,
+]
+
+PIPELINES = {
+    "recognise-quantization": (
+        "recognise-sign,sink-dequant,recognise-layers,sink-dequant",
+        "find what the model already holds as bits and integers",
+    ),
+    "exact": (
+        "cleanup,recognise-quantization,fold-threshold,cleanup",
+        "no approximation; float layers stay on the host",
+    ),
+    "place": (
+        "legalise,split-tiles,allocate-tiles",
+        "from the graph to the tiles; `cimc compile` appends it",
+    ),
+}
+"""Comma list and summary by name."""

@@ -1,0 +1,145 @@
+"""Constants, identities, dead code: what any exporter leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cimc.driver import Pass, PassContext
+from cimc.errors import CompileError
+from cimc.frontend.evaluate import Evaluator, outline
+from cimc.frontend.importer import refine_types
+from cimc.ir.graph import Graph, Node, Value
+from cimc.ir.ops import HOST
+from cimc.ir.types import TensorType
+
+# Kept although all their operands may be constants: they say how a weight is encoded, or
+# they are not functions of their operands.
+_KEEP = {
+    "onnx.QuantizeLinear", "onnx.DequantizeLinear", "onnx.DynamicQuantizeLinear",
+    "onnx.RandomNormal", "onnx.RandomNormalLike", "onnx.RandomUniform",
+    "onnx.RandomUniformLike", "onnx.Multinomial", "onnx.Bernoulli", "onnx.Dropout", HOST,
+}  # fmt: skip
+# A folded constant may be this much larger than what it is made from.
+_GROWTH, _SMALL = 4, 1 << 16
+
+
+def _forward(graph: Graph) -> bool:
+    """`y = Identity(x)` and, in inference, `y = Dropout(x)` ⇒ x."""
+    changed = False
+    for node in list(graph.nodes):
+        if node.op not in ("onnx.Identity", "onnx.Dropout") or len(node.inputs) < 1:
+            continue
+        training = node.inputs[2] if len(node.inputs) > 2 else None
+        if training is not None and (training.const is None or bool(training.const)):
+            continue
+        x, y = node.arg(0), node.outputs[0]
+        if len(node.outputs) > 1 and node.outputs[1] in _used(graph):
+            continue
+        if y in graph.outputs and (x in graph.inputs or x in graph.outputs):
+            continue
+        graph.nodes.remove(node)
+        graph.replace(y, x, keep_name=y in graph.outputs)
+        changed = True
+    return changed
+
+
+def _used(graph: Graph) -> set[Value]:
+    return {v for n in graph.nodes for v in n.reads()} | set(graph.outputs)
+
+
+def _shape_of(node: Node) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]] | None:
+    if node.op not in ("onnx.Shape", "onnx.Size") or not isinstance(node.arg(0).type, TensorType):
+        return None
+    static = node.arg(0).tensor.static
+    if static is None:
+        return None
+    if node.op == "onnx.Size":
+        return np.asarray(np.prod(static), np.int64)
+    start, end = node.attrs.get("start", 0), node.attrs.get("end", len(static))
+    return np.asarray(static[start:end], np.int64)  # type: ignore[misc]
+
+
+def _fold_shapes(graph: Graph) -> bool:
+    """`Shape(x)` with a known shape ⇒ a constant."""
+    changed = False
+    for node in list(graph.nodes):
+        array = _shape_of(node)
+        if array is None or node.output in graph.outputs:
+            continue
+        graph.nodes.remove(node)
+        value = graph.const(node.output.name, array, TensorType("i64", array.shape))
+        graph.replace(node.output, value)
+        changed = True
+    return changed
+
+
+def _foldable(graph: Graph) -> list[Node]:
+    known = set(graph.consts)
+    found = []
+    for node in graph.nodes:
+        one_bit = node.op == "qonnx.BipolarQuant"
+        if node.op in _KEEP or (node.domain == "qonnx" and not one_bit) or not node.inputs:
+            continue
+        if node.graphs() or any(v is not None and v not in known for v in node.inputs):
+            continue
+        if any(v in graph.outputs for v in node.outputs):
+            continue
+        known.update(node.outputs)
+        found.append(node)
+    return found
+
+
+def _fold_constants(graph: Graph) -> bool:
+    """An operation on constants ⇒ its value, computed as it would be at run time."""
+    nodes = _foldable(graph)
+    if not nodes:
+        return False
+    part = outline(graph, nodes)
+    try:
+        results = Evaluator(part)({})
+    except CompileError:
+        return False  # an operation that fails on its constants fails when the model runs
+    budget = _SMALL + _GROWTH * sum(v.const.size for v in part.consts if v.const is not None)
+    if sum(np.size(a) for a in results.values()) > budget:
+        return False
+    for value, array in zip(part.outputs, results.values()):
+        if not isinstance(value.type, TensorType):
+            return False
+        value.type, value.const = TensorType(value.type.elem, array.shape), array
+        graph.consts.append(value)
+    graph.nodes = [n for n in graph.nodes if n not in set(nodes)]
+    return True
+
+
+def _unknown(graph: Graph) -> bool:
+    return any(
+        not isinstance(v.type, TensorType) or v.type.static is None
+        for n in graph.nodes
+        for v in n.outputs
+    )
+
+
+@dataclass(frozen=True)
+class Cleanup(Pass):
+    """Rules:
+    1. `Identity(x)`, `Dropout(x)` in inference ⇒ `x`
+    2. `Shape(x)`, `Size(x)` of a known shape ⇒ a constant
+    3. an operation on constants ⇒ a constant (not quantisers: they say how weights are coded)
+    4. an operation or constant that nobody uses ⇒ nothing
+    """
+
+    name = "cleanup"
+    summary = "fold constants and shapes, drop identities and dead code"
+    kind = "exact"
+    repeat = True
+
+    def run(self, graph: Graph, ctx: PassContext) -> bool:
+        changed = graph.remove_dead()
+        changed |= _forward(graph)
+        folded = _fold_shapes(graph)
+        folded |= _fold_constants(graph)
+        if folded and _unknown(graph):
+            refine_types(graph)
+        return graph.remove_dead() or changed or folded

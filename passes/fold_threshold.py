@@ -1,0 +1,204 @@
+"""Turns the float work between an integer accumulator and a sign into one compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from cimc.driver import Pass, PassContext, Rewriter
+from cimc.driver.bounds import bounds
+from cimc.driver.elementwise import data_input, rising
+from cimc.driver.steps import Steps, find_steps
+from cimc.frontend.windows import window_attrs
+from cimc.ir.graph import Graph, Node, Value
+from cimc.ir.types import is_float, is_integer
+
+_LAYOUT = ("cim.reshape", "cim.transpose")
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """What lies between an integer and a sign: operations from the sign upwards, the index of
+    a MaxPool among them (or None), the integer."""
+
+    nodes: tuple[Node, ...]
+    pool: int | None
+    source: Value
+
+
+def _climb(rw: Rewriter, sign: Node) -> _Chain | None:
+    """The longest chain of element-wise operations, and at most one MaxPool, above a sign
+    that begins at an integer."""
+    value, nodes, pool = sign.arg(0), [sign], None
+    found: _Chain | None = None
+    while True:
+        if is_integer(value.elem) and value.const is None:
+            inside = pool if pool is not None and pool < len(nodes) else None
+            found = _Chain(tuple(nodes), inside, value)
+        node = rw.producer(value)
+        if node is None:
+            return found
+        if node.op == "onnx.MaxPool" and pool is None and len(node.outputs) == 1:
+            pool = len(nodes)
+            nodes.append(node)
+            value = node.arg(0)
+            continue
+        index = data_input(node)
+        if index is None or not _plain(node, node.arg(index)):
+            return found
+        nodes.append(node)
+        value = node.arg(index)
+
+
+def _plain(node: Node, x: Value) -> bool:
+    """Whether the operation keeps the shape, and works on floats or natively."""
+    native = node.op.startswith("cim.")
+    return x.tensor.shape == node.output.tensor.shape and (native or is_float(node.output.elem))
+
+
+def _clone(rw: Rewriter, nodes: Sequence[Node], x: Value, before: Node) -> Value:
+    """The operations, given from the last to the first, applied to x."""
+    for node in reversed(nodes):
+        index = data_input(node)
+        assert index is not None
+        inputs: list[Any] = list(node.inputs)
+        inputs[index] = x
+        shape = x.tensor.with_elem(node.output.elem)
+        x = rw.op(node.op, inputs, f"{node.output.name}.unpooled", before, dict(node.attrs), shape)
+    return x
+
+
+def _move_pool(rw: Rewriter, chain: _Chain) -> bool:
+    """Rules 2 and 3: the pool out of the chain, below the sign or above the first operation."""
+    assert chain.pool is not None
+    sign, pool = chain.nodes[0], chain.nodes[chain.pool]
+    after, before = chain.nodes[: chain.pool], chain.nodes[chain.pool + 1 :]
+    kernel: Any = pool.attrs["kernel_shape"]
+    attrs = window_attrs(pool, kernel)
+    if attrs is None:
+        return False
+    attrs = {"kernel": kernel} | attrs
+    shape = pool.output.tensor
+    if all(rising(n) for n in after):
+        bits = _clone(rw, after, pool.arg(0), sign)
+        rw.replace(sign.output, rw.op("cim.max_pool", [bits], sign.output.name, sign, attrs, shape))
+        return True
+    if all(rising(n) for n in before):
+        pooled = rw.op("cim.max_pool", [chain.source], f"{pool.output.name}.q", pool, attrs, shape)
+        rw.replace(pool.output, _clone(rw, before, pooled, pool))
+        return True
+    return False
+
+
+def _axis(chain: _Chain) -> int | None:
+    """The one axis along which constants of the chain differ; -1 if none does; None if
+    several do or the axis has no known size."""
+    rank = len(chain.source.tensor.shape or ())
+    axes = set()
+    for node in chain.nodes:
+        if node.op == "onnx.BatchNormalization":
+            axes.add(1)
+            continue
+        for value in node.inputs:
+            if value is None or value.const is None:
+                continue
+            dims = value.const.shape
+            axes |= {rank - len(dims) + i for i, d in enumerate(dims) if d != 1}
+    if len(axes) > 1 or rank < 2 or axes & {0}:
+        return None
+    axis = axes.pop() if axes else -1
+    return axis if axis < 0 or isinstance((chain.source.tensor.shape or ())[axis], int) else None
+
+
+def _emit(rw: Rewriter, chain: _Chain, axis: int, steps: Steps) -> bool:
+    """Rule 1, and rules 4 and 5: the compare goes above pools and layout where it may."""
+    sign, q = chain.nodes[0], chain.source
+    below: list[Node] = []
+    while True:
+        node = rw.producer(q, "cim.max_pool", *_LAYOUT)
+        if node is None or (node.op == "cim.max_pool" and steps.flipped):
+            break
+        if node.op in _LAYOUT and (axis >= 0 or len(node.arg(0).tensor.shape or ()) < 2):
+            break
+        below.append(node)
+        q = node.arg(0)
+    rank = len(q.tensor.shape or ())
+    along = axis if axis >= 0 else rank - 1 if rw.producer(q, "cim.matmul") else 1
+    channels = (q.tensor.shape or ())[along]
+    if not isinstance(channels, int):
+        return False
+    name = sign.output.name
+    th, flip = steps.tables(channels)
+    inputs = [q, rw.const(f"{name}.th", th, "i32")]
+    if flip is not None:
+        inputs.append(rw.const(f"{name}.flip", flip, "bip"))
+    attrs: dict[str, Any] = {"axis": along} if along != 1 else {}
+    if steps.to != "bip":
+        attrs["to"] = steps.to
+    out = rw.op("cim.threshold", inputs, name, sign, attrs)
+    for node in reversed(below):
+        attrs = dict(node.attrs)
+        out = rw.op(node.op, [out], f"{name}.bits", sign, attrs, node.output.tensor)
+    rw.replace(sign.output, out)
+    return True
+
+
+@dataclass(frozen=True)
+class FoldThreshold(Pass):
+    """Rules (q an integer, f, g float maps of each element, d = cim.dequant):
+    1. `cim.sign(f(d(q)))` ⇒ `cim.threshold(q, th)`: th is found by running f on every integer
+       that q can reach (its own float32 operations, in onnxruntime), or by bisection if that
+       are too many and f never decreases. A falling f flips the channel, a flat one is constant.
+    2. `cim.sign(g(MaxPool(f(d(q)))))`, g rising ⇒ `cim.max_pool(cim.sign(g(f(d(q)))))`
+    3. the same with g not rising, f rising ⇒ `cim.sign(g(f(d(cim.max_pool(q)))))`
+    4. `cim.threshold(cim.max_pool(q))` without flips ⇒ `cim.max_pool(cim.threshold(q))`
+    5. `cim.threshold(cim.reshape(q))` with one threshold ⇒ `cim.reshape(cim.threshold(q))`
+    """
+
+    name = "fold-threshold"
+    summary = "turn the float map and sign after an integer accumulator into one compare"
+    kind = "exact"
+    repeat = True
+
+    def run(self, graph: Graph, ctx: PassContext) -> bool:
+        rw = Rewriter(graph)
+        for sign in [n for n in graph.nodes if n.op == "cim.sign"]:
+            chain = _climb(rw, sign)
+            if chain is None:
+                continue
+            if chain.pool is not None:
+                if _move_pool(rw, chain):
+                    continue
+                chain = _below_pool(rw, sign)
+                if chain is None:
+                    continue
+            axis = _axis(chain)
+            if axis is None:
+                continue
+            channels = (chain.source.tensor.shape or ())[axis] if axis >= 0 else 1
+            steps = find_steps(
+                chain.nodes[::-1], chain.source, bounds(chain.source, rw.made), axis, channels,
+                graph.opsets,
+            )  # fmt: skip
+            if steps is not None:
+                _emit(rw, chain, axis, steps)
+        if rw.changed:
+            graph.remove_dead()
+            rw.retype()
+        return rw.changed
+
+
+def _below_pool(rw: Rewriter, sign: Node) -> _Chain | None:
+    """The part of a chain below its pool, if an integer lies there."""
+    chain = _climb(rw, sign)
+    if chain is None or chain.pool is None:
+        return chain
+    for end in range(chain.pool - 1, 0, -1):
+        index = data_input(chain.nodes[end])
+        source = chain.nodes[end].arg(index) if index is not None else None
+        if source is not None and is_integer(source.elem):
+            return replace(chain, nodes=chain.nodes[: end + 1], pool=None, source=source)
+    return None

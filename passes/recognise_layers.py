@@ -1,0 +1,254 @@
+"""Finds the layers that a tile computes exactly: integer inputs, binary or ternary weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cimc.driver import Pass, PassContext, Rewriter
+from cimc.driver.bounds import bounds
+from cimc.driver.rewrite import power_of_two, scalar
+from cimc.frontend.windows import window_attrs
+from cimc.ir.graph import Graph, Node, Value
+from cimc.ir.rules import Misfit, input_planes
+from cimc.ir.types import Array, TensorType
+
+_EXACT = 2**24  # onnxruntime sums in float32: exact for integers up to here
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Weights as integers in {-1, 0, +1} times a power of two for each output channel."""
+
+    levels: Array
+    elem: str
+    alpha: Array  # float32, one for each output channel, or a single one
+
+
+def _split(w: Array, axis: int) -> _Weights | str:
+    """Weights ±α or 0 with one α for each channel along `axis`; else why not."""
+    moved = np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1).astype(np.float64)
+    size = np.abs(moved)
+    alpha = size.max(axis=1, initial=0.0)
+    if not np.all((size == 0) | (size == alpha[:, None])):
+        return "the weights of a kernel are not ±α"
+    alpha[alpha == 0] = 1.0
+    if not all(power_of_two(a) for a in alpha.tolist()):
+        return "α of its weights ±α is not a power of two, so the sum rounds"
+    levels = np.sign(w).astype(np.int8)
+    elem = "tern" if bool(np.any(levels == 0)) else "bip"
+    one = bool(np.all(alpha == alpha[0])) if alpha.size else True
+    return _Weights(levels, elem, (alpha[:1] if one else alpha).astype(np.float32))
+
+
+def _operand(rw: Rewriter, value: Value | None) -> tuple[Value, float] | str:
+    """The integer behind a layer's data operand and its scale; else why not."""
+    found = rw.dequant(value)
+    if found is None:
+        return "its input is float"
+    if not power_of_two(found[1]):
+        return f"its input's scale {found[1]:g} is not a power of two, so the sum rounds"
+    try:
+        input_planes(found[0].elem)
+    except Misfit as misfit:
+        return f"its input: {misfit}"
+    return found
+
+
+def _weights(value: Value | None, axis: int) -> _Weights | str:
+    if value is None or value.const is None:
+        return "its weights are not constant"
+    if value.elem != "f32":
+        return f"its weights are {value.elem}"
+    return _split(value.const, axis)
+
+
+def _emit(
+    rw: Rewriter,
+    node: Node,
+    acc: Value,
+    scale: float,
+    alpha: Array,
+    bias: Value | None = None,
+) -> str:
+    """y = d(acc) * alpha + bias, alpha along the channel axis; returns why not, or ""."""
+    y = node.output
+    if bounds(acc, rw.made).reach >= _EXACT:
+        return f"its sums reach {bounds(acc, rw.made).reach}, beyond float32's exact integers"
+    if alpha.size == 1:
+        scale *= float(alpha[0])
+    if not np.isfinite(np.float32(scale)) or np.float32(scale) == 0:
+        return "its scale leaves float32"
+    if alpha.size == 1 and bias is None:
+        rw.encode(y, acc, scale, node)
+        return ""
+    attrs = {"scale": scale} if scale != 1.0 else {}
+    out = rw.op("cim.dequant", [acc], f"{y.name}.f", node, attrs)
+    if alpha.size > 1:
+        factor = rw.const(f"{y.name}.alpha", _channelwise(acc, node, alpha), "f32")
+        out = rw.op("onnx.Mul", [out, factor], f"{y.name}.scaled", node, {}, y.tensor)
+    if bias is not None:
+        out = rw.op("onnx.Add", [out, bias], f"{y.name}.biased", node, {}, y.tensor)
+    rw.replace(y, out)
+    return ""
+
+
+def _channelwise(acc: Value, node: Node, vector: Array) -> Array:
+    rank = len(acc.tensor.shape or ())
+    return vector.reshape((-1, *(1,) * (rank - 2)) if node.op == "onnx.Conv" else (-1,))
+
+
+def _undo(rw: Rewriter, acc: Value) -> None:
+    """Take back a layer that turned out not to fit; its constants go with the next clean-up."""
+    rw.graph.nodes.remove(rw.made.pop(acc))
+
+
+def _conv(rw: Rewriter, node: Node) -> str:
+    """1. Conv(d(x), ±α) + b ⇒ d(cim.conv(x, w)) * α + b"""
+    x = _operand(rw, node.inputs[0])
+    w = _weights(node.inputs[1], 0)
+    if isinstance(x, str) or isinstance(w, str):
+        return x if isinstance(x, str) else str(w)
+    attrs = window_attrs(node, w.levels.shape[2:])
+    if attrs is None:
+        return "its padding depends on a size that is not known"
+    if node.attrs.get("group", 1) != 1:
+        attrs["group"] = node.attrs["group"]
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None:
+        if bias.const is None:
+            return "its bias is not constant"
+        shape = (-1, *(1,) * (w.levels.ndim - 2))
+        bias = rw.const(f"{node.output.name}.b", bias.const.reshape(shape), "f32")
+    kernel = rw.const(f"{node.arg(1).name}.{w.elem}", w.levels, w.elem)
+    acc = rw.op("cim.conv", [x[0], kernel], f"{node.output.name}.acc", node, attrs,
+                node.output.tensor)  # fmt: skip
+    why = _emit(rw, node, acc, x[1], w.alpha, bias)
+    if why:
+        _undo(rw, acc)
+    return why
+
+
+def _matmul(rw: Rewriter, node: Node) -> str:
+    """2. MatMul(d(x), ±α) ⇒ d(cim.matmul(x, w)) * α;  3. MatMul(±α, d(x)) ⇒ a 1-D cim.conv"""
+    a, b = node.arg(0), node.arg(1)
+    if a.const is not None:
+        return _left(rw, node, a.const, b, 1.0, None)
+    return _right(rw, node, a, b, b.const, 1.0, None)
+
+
+def _right(
+    rw: Rewriter, node: Node, a: Value, b: Value, w: Array | None, scale: float, bias: Value | None
+) -> str:
+    x = _operand(rw, a)
+    if isinstance(x, str):
+        return x
+    if w is None:
+        return "its weights are not constant"
+    if w.ndim != 2 or not x[0].tensor.shape or b.elem != "f32":
+        return f"its weights have the shape {list(w.shape)}: one matrix is expected"
+    split = _split(w, 1)
+    if isinstance(split, str):
+        return split
+    kernel = rw.const(f"{b.name}.{split.elem}", split.levels, split.elem)
+    if len(x[0].tensor.shape) < 2:
+        return "its input is a vector without a batch axis"
+    acc = rw.op("cim.matmul", [x[0], kernel], f"{node.output.name}.acc", node, {},
+                node.output.tensor)  # fmt: skip
+    why = _emit(rw, node, acc, x[1] * scale, split.alpha, bias)
+    if why:
+        _undo(rw, acc)
+    return why
+
+
+def _left(
+    rw: Rewriter, node: Node, w: Array, b: Value, scale: float, bias: Value | None
+) -> str:
+    """W[M,K] · x[…,K,N]: positions along N, kernels along M, so a convolution of one tap."""
+    x = _operand(rw, b)
+    if isinstance(x, str):
+        return x
+    dims = x[0].tensor.static
+    if w.ndim != 2 or node.arg(0).elem != "f32" or dims is None or len(dims) < 2:
+        return "a constant left side must be one matrix, and its input of known shape"
+    split = _split(w, 0)
+    if isinstance(split, str):
+        return split
+    if split.alpha.size > 1:
+        return "the weights on the left side have a different α for each row"
+    name = node.output.name
+    flat = rw.op("cim.reshape", [x[0]], f"{name}.x", node, {"shape": (-1, dims[-2], dims[-1])})
+    kernel = rw.const(f"{node.arg(0).name}.{split.elem}", split.levels[:, :, None], split.elem)
+    acc = rw.op("cim.conv", [flat, kernel], f"{name}.acc", node)
+    shape = (*dims[:-2], w.shape[0], dims[-1])
+    back = rw.op("cim.reshape", [acc], f"{name}.rows", node, {"shape": shape})
+    return _emit(rw, node, back, x[1] * scale, split.alpha, bias)
+
+
+def _gemm(rw: Rewriter, node: Node) -> str:
+    """4. Gemm(d(x), ±α, C) ⇒ d(cim.matmul) * α·alpha + beta·C; either side may be constant"""
+    alpha, beta = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))  # type: ignore[arg-type]
+    if not power_of_two(alpha):
+        return f"alpha={alpha:g} is not a power of two, so the sum rounds"
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None and bias.const is None:
+        return "its bias is not constant"
+    if bias is not None and (beta == 0.0 or scalar(bias) == 0.0):
+        bias = None
+    if bias is not None and beta != 1.0:
+        scaled = np.asarray(np.float32(beta) * bias.const.astype(np.float32))  # type: ignore[union-attr]
+        bias = rw.const(f"{node.output.name}.c", scaled, "f32")
+    a, b = node.arg(0), node.arg(1)
+    if a.const is not None:
+        w = a.const.T if node.attrs.get("transA", 0) else a.const
+        return _left(rw, node, w, _turned(rw, node, b, "transB"), alpha, bias)
+    w = None if b.const is None else b.const.T if node.attrs.get("transB", 0) else b.const
+    return _right(rw, node, _turned(rw, node, a, "transA"), b, w, alpha, bias)
+
+
+def _turned(rw: Rewriter, node: Node, x: Value, flag: str) -> Value:
+    """x transposed as Gemm's attribute asks, with the dequant kept on the outside."""
+    found = rw.dequant(x)
+    if not node.attrs.get(flag, 0) or found is None:
+        return x
+    q = rw.op("cim.transpose", [found[0]], f"{x.name}.t", node, {"perm": (1, 0)})
+    return rw.op("cim.dequant", [q], f"{x.name}.tf", node, {"scale": found[1]})
+
+
+_RULES: dict[str, Callable[[Rewriter, Node], str]] = {
+    "onnx.Conv": _conv,
+    "onnx.MatMul": _matmul,
+    "onnx.Gemm": _gemm,
+}
+
+
+@dataclass(frozen=True)
+class RecogniseLayers(Pass):
+    """Rules (d = cim.dequant; every α and scale a power of two, every sum below 2**24):
+    1. `Conv(d(x), ±α) + b` ⇒ `d(cim.conv(x, w)) * α + b`
+    2. `MatMul(d(x), ±α)` ⇒ `d(cim.matmul(x, w)) * α`
+    3. `MatMul(±α, d(x))` ⇒ `d(cim.conv(x, w))` over the columns of x
+    4. `Gemm` likewise, with alpha, beta, transA and transB
+    A layer that stays says why.
+    """
+
+    name = "recognise-layers"
+    summary = "turn layers with binary or ternary weights into cim.conv and cim.matmul"
+    kind = "exact"
+
+    def run(self, graph: Graph, ctx: PassContext) -> bool:
+        rw = Rewriter(graph)
+        for node in list(graph.nodes):
+            if node.op not in _RULES or not isinstance(node.output.type, TensorType):
+                continue
+            why = _RULES[node.op](rw, node)
+            if why and why != node.why:
+                node.why = why
+                rw.changed = True
+        graph.remove_dead()
+        return rw.changed
+
+

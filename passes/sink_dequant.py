@@ -1,0 +1,180 @@
+"""Moves the change from integer to float as far down as it goes, so that pools, sums and
+layout work on integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cimc.driver import Pass, PassContext, Rewriter
+from cimc.driver.bounds import bounds
+from cimc.driver.elementwise import data_input
+from cimc.driver.rewrite import power_of_two, scalar
+from cimc.frontend.evaluate import Evaluator, outline
+from cimc.frontend.windows import window_attrs
+from cimc.ir.graph import Graph, Node, Value
+from cimc.ir.types import TensorType
+
+_LAYOUT = ("onnx.Reshape", "onnx.Flatten", "onnx.Squeeze", "onnx.Unsqueeze")
+_LEVELS = {"bip": (-1, 1), "tern": (-1, 0, 1), "u1": (0, 1)}
+_EXACT = 2**24  # integers up to here are exact in float32
+
+
+def _layout(rw: Rewriter, node: Node) -> None:
+    """1. layout(d(q)) ⇒ d(layout(q))"""
+    found = rw.dequant(node.inputs[0])
+    shape = target_shape(node.output)
+    if found is None or shape is None:
+        return
+    q = rw.op("cim.reshape", [found[0]], f"{node.output.name}.q", node, {"shape": shape},
+              node.output.tensor)  # fmt: skip
+    rw.encode(node.outputs[0], q, found[1], node)
+
+
+def target_shape(value: Value) -> tuple[int, ...] | None:
+    """The shape of a value as a reshape's attribute; one symbol becomes -1."""
+    dims = value.type.shape if isinstance(value.type, TensorType) else None
+    if dims is None or sum(isinstance(d, str) for d in dims) > 1:
+        return None
+    return tuple(d if isinstance(d, int) else -1 for d in dims)
+
+
+def _transpose(rw: Rewriter, node: Node) -> None:
+    """2. Transpose(d(q)) ⇒ d(cim.transpose(q))"""
+    found = rw.dequant(node.inputs[0])
+    if found is None or found[0].tensor.shape is None:
+        return
+    perm = node.attrs.get("perm") or tuple(reversed(range(len(found[0].tensor.shape))))
+    q = rw.op("cim.transpose", [found[0]], f"{node.output.name}.q", node, {"perm": perm})
+    rw.encode(node.outputs[0], q, found[1], node)
+
+
+def _max_pool(rw: Rewriter, node: Node) -> None:
+    """3. MaxPool(d(q) scale>0) ⇒ d(cim.max_pool(q))"""
+    found = rw.dequant(node.inputs[0])
+    if found is None or found[1] <= 0 or len(node.outputs) > 1:
+        return
+    attrs = window_attrs(node, node.attrs["kernel_shape"])  # type: ignore[arg-type]
+    if attrs is None:
+        return
+    attrs = {"kernel": node.attrs["kernel_shape"]} | attrs
+    q = rw.op("cim.max_pool", [found[0]], f"{node.output.name}.q", node, attrs, node.output.tensor)
+    rw.encode(node.outputs[0], q, found[1], node)
+
+
+def _add(rw: Rewriter, node: Node) -> None:
+    """4. d(a) + d(b) with one scale, a power of two ⇒ d(cim.add(a, b)), below 2**24"""
+    a, b = (rw.dequant(v) for v in node.inputs)
+    if a is None or b is None or a[1] != b[1] or not power_of_two(a[1]):
+        return
+    if a[0].tensor.shape != b[0].tensor.shape or a[0].tensor.shape != node.output.tensor.shape:
+        return
+    if bounds(a[0], rw.made).reach + bounds(b[0], rw.made).reach >= _EXACT:
+        return
+    q = rw.op("cim.add", [a[0], b[0]], f"{node.output.name}.q", node)
+    rw.encode(node.output, q, a[1], node)
+
+
+def _relu(rw: Rewriter, node: Node) -> bool:
+    """5. Relu(d(q) scale>0) ⇒ d(cim.relu(q)), q not bip (which has no zero)"""
+    found = rw.dequant(node.inputs[0])
+    if node.op != "onnx.Relu" or found is None or found[1] <= 0 or found[0].elem == "bip":
+        return False
+    q = rw.op("cim.relu", [found[0]], f"{node.output.name}.q", node)
+    rw.encode(node.output, q, found[1], node)
+    return True
+
+
+def _few_levels(rw: Rewriter, node: Node) -> None:
+    """6. f(d(q)) for q of two or three levels ⇒ the same levels under another scale, or 0/1"""
+    index = data_input(node)
+    found = rw.dequant(node.inputs[index]) if index is not None else None
+    if _relu(rw, node) or index is None or found is None or found[0].elem not in _LEVELS:
+        return
+    others = [v for i, v in enumerate(node.inputs) if i != index and v is not None]
+    if any(scalar(v) is None for v in others) or node.output.elem != "f32":
+        return
+    if node.output.tensor.shape != found[0].tensor.shape:
+        return
+    levels = np.asarray(_LEVELS[found[0].elem])
+    after = _apply(rw.graph, node, index, (levels * np.float32(found[1])).astype(np.float32))
+    match = _match(levels, after)
+    if match is None:
+        return
+    elem, scale, flipped = match
+    q = found[0]
+    if elem != q.elem:
+        if flipped:
+            return
+        to = {"to": "u1"} if elem == "u1" else {}
+        q = rw.op("cim.sign", [q], f"{node.output.name}.q", node, {"zero": -1, **to})
+    rw.encode(node.outputs[0], q, scale, node)
+
+
+def _apply(graph: Graph, node: Node, index: int, x: Any) -> Any:
+    """The operation's results for the candidates `x`, computed as it would be at run time."""
+    given = Value("given", TensorType("f32", x.shape))
+    given_node = Node(node.op, list(node.inputs), [Value("out", TensorType("f32", x.shape))],
+                      dict(node.attrs))  # fmt: skip
+    given_node.inputs[index] = given
+    for i, value in enumerate(node.inputs):
+        if i != index and value is not None and value.const is not None:
+            flat = value.const.ravel()[:1].reshape(() if value.const.ndim == 0 else (1,))
+            given_node.inputs[i] = Value(value.name, TensorType(value.elem, flat.shape), const=flat)
+    part = outline(Graph("f", [given], [given_node.output], opsets=graph.opsets), [given_node])
+    return Evaluator(part)({"given": x})["out"]
+
+
+def _match(levels: Any, after: Any) -> tuple[str, float, bool] | None:
+    """(element type, scale, mirrored) of the levels `after`, in the order of `levels`."""
+    low, high = float(after[0]), float(after[-1])
+    if not np.isfinite(after).all() or low == high:
+        return None
+    if len(levels) == 3:
+        ok = after[1] == 0 and low == -high
+        return ("tern", high, False) if ok else None
+    if low == -high:
+        return "bip", high, False
+    if low == 0:
+        return "u1", high, False
+    return None
+
+
+_RULES: dict[str, Callable[[Rewriter, Node], None]] = {
+    **dict.fromkeys(_LAYOUT, _layout),
+    "onnx.Transpose": _transpose,
+    "onnx.MaxPool": _max_pool,
+}
+
+
+@dataclass(frozen=True)
+class SinkDequant(Pass):
+    """Rules (d = cim.dequant):
+    1. `Reshape(d(q))`, Flatten, Squeeze, Unsqueeze ⇒ `d(cim.reshape(q))`
+    2. `Transpose(d(q))` ⇒ `d(cim.transpose(q))`
+    3. `MaxPool(d(q) scale>0)` ⇒ `d(cim.max_pool(q))`
+    4. `d(a) scale=s + d(b) scale=s` ⇒ `d(cim.add(a, b)) scale=s`, s a power of two
+    5. `Relu(d(q) scale>0)` ⇒ `d(cim.relu(q))`
+    6. `f(d(q))`, f element-wise, q of two or three levels ⇒ `d(q')`, if the levels allow it
+    """
+
+    name = "sink-dequant"
+    summary = "move cim.dequant below layout, pooling, sums and maps of few levels"
+    kind = "exact"
+
+    def run(self, graph: Graph, ctx: PassContext) -> bool:
+        rw = Rewriter(graph)
+        for node in list(graph.nodes):
+            if not node.outputs or not isinstance(node.outputs[0].type, TensorType):
+                continue
+            if node.op in _RULES:
+                _RULES[node.op](rw, node)
+            elif node.op == "onnx.Add" and all(v is None or v.const is None for v in node.inputs):
+                _add(rw, node)
+            elif node.op.startswith("onnx."):
+                _few_levels(rw, node)
+        graph.remove_dead()
+        return rw.changed

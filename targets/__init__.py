@@ -1,0 +1,1 @@
+"""Hardware descriptions, one TOML file each; installed as `cimc.targets`."""

@@ -1,0 +1,124 @@
+"""Counts known from the text equal those of the run."""
+
+import numpy as np
+from build_program import cells, data, i, image, loop, program, reg, result, rows, vec, write, x
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cimc.isa.program import Affine, Win
+from cimc.sim.counters import static_counts
+from cimc.sim.reference import run
+
+CHANNELS, COLS = 10, 12
+WIN = Win("w", CHANNELS, (2,), (5,), (1,), (0, 1), (1,), 2, 4)
+A = Affine.of
+
+
+@st.composite
+def instructions(draw, variables):
+    """An instruction whose ranges may use the loop variables, each in 0:4."""
+    var = A(draw(st.sampled_from(variables))) if variables and draw(st.booleans()) else A(0)
+    size = draw(st.sampled_from([A(2), A(4) - var, var]))
+    lo = draw(st.sampled_from([A(0), var]))
+    seg = draw(st.sampled_from([A(0), A(1), var]))
+    latch = x(draw(st.sampled_from("xy")))
+    opts = draw(st.sampled_from([{}, {"cols": (1, 5)}]))
+    return draw(
+        st.sampled_from(
+            [
+                i("ld.window", latch, vec("v", var), data("w"), seg=seg),
+                i("ld.vector", latch, vec("v", var), seg=seg, width=3),
+                i("ld.vector", latch, vec("v", var, lo, 3)),
+                i("ld.fill", latch, x("x"), value=1),
+                i("read.xor", reg("d", size, lo), rows(size, var), latch, **opts),
+                i("read.and", reg("d", size), rows(size, 4), latch),
+                i("popc", reg("c", size), reg("d", size, lo)),
+                i("acc.clr", reg("a", size, lo)),
+                i("acc.add", reg("a", size, lo), reg("c", size)),
+                i("acc.sub", reg("a", size), x(latch.name, "ones"), shl=2),
+                i("st.acc", vec("y", var, lo, size), reg("a", size)),
+                i("pp.max", vec("y", var, 0, CHANNELS), vec("z", var), data("w")),
+                i("pp.relu", vec("z", var, lo, 2), vec("y", var, lo, 2)),
+            ]
+        )
+    )
+
+
+def bodies(depth=0):
+    """Instructions and loops up to three deep, with bounds that use outer variables."""
+    variables = ["p", "q", "r"][:depth]
+
+    @st.composite
+    def loops(draw):
+        outer = A(variables[-1]) if variables and draw(st.booleans()) else A(0)
+        bounds = draw(st.sampled_from([(A(0), A(4)), (outer, A(3)), (A(2), A(2)), (A(0), outer)]))
+        made = loop("pqr"[depth], bounds[1], *draw(bodies(depth + 1)), start=bounds[0])
+        made.kind = draw(st.sampled_from(["for", "par"]))
+        return made
+
+    items = instructions(variables) | loops() if depth < 3 else instructions(variables)
+    return st.lists(items, min_size=1, max_size=4)
+
+
+@settings(deadline=None, max_examples=200)
+@given(infer=bodies(), update=bodies(), samples=st.integers(0, 3), seed=st.integers(0, 99))
+def test_static_counts_equal_the_counts_of_the_run(infer, update, samples, seed):
+    rng = np.random.default_rng(seed)
+    mems = [image("v", "i8", (1, CHANNELS, 5)), WIN, result("y", "i64", (1, CHANNELS, 5)),
+            result("z", "i64", (1, CHANNELS, 5))]  # fmt: skip
+    load = [
+        i("ld.row", x("x"), rows(1)),
+        loop("s", 2, *write("img", 4, A("s") * 4, seg="s", col="s")),
+        i("reset", rows(4), data("img", 4), seg=1),
+    ]
+    p = program(mems, infer, load, [*update, *write("img", 2)],
+                [cells("img", rng.integers(0, 2, (4, 15)), 8)], cols=COLS, acc_bits=60)  # fmt: skip
+    tiles = rng.integers(0, 2, (1, 8, COLS)).astype(np.uint8)
+    values = rng.integers(-128, 128, (samples, CHANNELS, 5)).astype(np.int8)
+    outcome = run(p, {"v": values}, tiles=tiles)
+    known = static_counts(p, samples, tiles)
+    without_ones = {
+        section: {key: n for key, n in table.items() if key[2] != "ones"}
+        for section, table in outcome.counts.sections.items()
+    }
+    assert known.sections == without_ones
+    assert known.static() == outcome.counts.static()
+
+
+def test_a_large_loop_is_multiplied_not_walked():
+    body = [
+        loop("p", 10**9, loop("s", 2,
+            i("ld.vector", x(), vec("v"), seg="s", width=7),
+            i("read.xor", reg("d", 4), rows(4), x()),
+            i("popc", reg("c", 4), reg("d", 4)),
+        )),
+    ]  # fmt: skip
+    p = program([image("v", "bip", (1, CHANNELS))], body)
+    counts = static_counts(p, samples=2)
+    assert counts.sections["infer"] == {
+        ("l", "ld.vector", "bits"): 2 * 10**9 * 10,
+        ("l", "read.xor", "rows"): 2 * 10**9 * 8,
+        ("l", "read.xor", "bits"): 2 * 10**9 * 40,
+        ("l", "popc", "bits"): 2 * 10**9 * 40,
+    }
+
+
+def test_totals_and_json():
+    p = program(
+        [image("v", "bip", (1, CHANNELS))],
+        [i("ld.vector", x(), vec("v"))],
+        write("w", 1),
+        [i("ld.vector", x(), vec("v"))],
+        [cells("w", [[1, 0, 1]])],
+    )
+    counts = static_counts(p, samples=3)
+    assert counts.total()[("l", "ld.vector", "bits")] == 3 * CHANNELS + CHANNELS
+    assert counts.to_json() == {
+        "samples": 3,
+        "load": {
+            "l.reset.rows": 1, "l.reset.verify": 3, "l.set.rows": 1, "l.set.verify": 3,
+            "l.set.pulses": 2,
+        },
+        "infer": {"l.ld.vector.bits": 30},
+        "update": {"l.ld.vector.bits": 10},
+    }  # fmt: skip
