@@ -34,24 +34,19 @@ class _Chip:
         return self.open(1, used), 0
 
 
-def _unit(node: Node, width: int) -> int:
-    """Blocks that belong together: the planes of a segment, or of all segments of a group."""
-    shape = kernel_shape(node)
-    return shape.planes if shape.groups == 1 else shape.planes * shape.segments(width)
-
-
-def _per_tile(fit: int, unit: int) -> int:
+def _per_tile(fit: int, unit: int, planes: int) -> int:
     """The most blocks in a tile such that tiles and rows stay affine in the block's indices:
-    whole units in a tile, or a whole number of tiles for a unit."""
+    whole units in a tile, or a whole number of tiles for a unit (and planes likewise)."""
     if fit >= unit:
         return fit - fit % unit
-    return next(n for n in range(fit, 0, -1) if unit % n == 0)
+    whole = (n for n in range(fit, 0, -1) if unit % n == 0)
+    return next(n for n in whole if n % planes == 0 or planes % n == 0)
 
 
-def _compact(chip: _Chip, place: Place, unit: int) -> list[Place]:
+def _compact(chip: _Chip, place: Place, unit: int, planes: int) -> list[Place]:
     """As few tiles as possible: full tiles first, the rest beside other layers' rests."""
     size = place.channels[1] - place.channels[0]
-    per_tile = _per_tile(chip.rows // size, unit)
+    per_tile = _per_tile(chip.rows // size, unit, planes)
     full, rest = divmod(place.count, per_tile)
     found = []
     if full:
@@ -64,10 +59,10 @@ def _compact(chip: _Chip, place: Place, unit: int) -> list[Place]:
     return found
 
 
-def _fast(chip: _Chip, place: Place, unit: int) -> list[Place]:
+def _fast(chip: _Chip, place: Place, unit: int, planes: int) -> list[Place]:
     """One unit a tile where it fits, so that segments or groups are read at the same time."""
     size = place.channels[1] - place.channels[0]
-    per_tile = _per_tile(min(unit, chip.rows // size), unit)
+    per_tile = _per_tile(min(unit, chip.rows // size), unit, planes)
     tile = chip.open(place.count // per_tile, per_tile * size)
     return [replace(place, tile=tile, row=0, per_tile=per_tile)]
 
@@ -114,7 +109,8 @@ class AllocateTiles(Pass):
         place_ = _compact if self.strategy == "compact" else _fast
         found = []
         for place in graph.places:
-            found += place_(chip, place, _unit(layers[place.value], place.width))
+            shape = kernel_shape(layers[place.value])
+            found += place_(chip, place, shape.unit(place.width), shape.planes)
         _check_size(chip, ctx.geometry)
         graph.places = found
         return True

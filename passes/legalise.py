@@ -11,14 +11,15 @@ from cimc.frontend.evaluate import outline
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.ops import HOST
 from cimc.ir.rules import Misfit, input_planes
-from cimc.ir.types import Type, is_integer
+from cimc.ir.types import is_integer
 
 LAYERS = ("cim.conv", "cim.matmul")
 # Integer work that the program does between layers, if it touches one.
 _BETWEEN = (
     "cim.threshold", "cim.max_pool", "cim.add", "cim.relu", "cim.reshape", "cim.transpose",
 )  # fmt: skip
-# Host operations that only carry values to and from others need no reason.
+_VIEWS = ("cim.reshape", "cim.transpose")
+# Host operations whose reason the user wants to know.
 _LINEAR = ("onnx.Conv", "onnx.MatMul", "onnx.Gemm", "onnx.ConvTranspose", *LAYERS)
 
 
@@ -177,7 +178,7 @@ class Legalise(Pass):
     def run(self, graph: Graph, ctx: PassContext) -> bool:
         if any(n.op == HOST for n in graph.nodes):
             return False
-        _refuse_types(graph)
+        changed = _own_outputs(graph)
         tiles = _on_tiles(graph, ctx)
         _check_widths(graph, tiles, ctx)
         stages = _stages(graph, tiles)
@@ -192,22 +193,21 @@ class Legalise(Pass):
             graph.nodes = [n for n in graph.nodes if n not in gone] + [host]
             order[host] = (stage, 0, 0)
         graph.nodes.sort(key=order.__getitem__)
-        return bool(groups)
+        return changed or bool(groups)
 
 
-def _refuse_types(graph: Graph) -> None:
-    errors = []
-    for value in (*graph.inputs, *graph.outputs):
-        if not _has_shape(value.type):
-            errors.append(
-                CompileError(
-                    f"is {value.type}: a program's interface needs tensors of known shape",
-                    f"value '{value.name}'",
-                    help="give sizes with --shape NAME=1,3,224,224",
-                )
-            )
-    raise_all(errors)
-
-
-def _has_shape(type_: Type) -> bool:
-    return hasattr(type_, "static") and type_.static is not None
+def _own_outputs(graph: Graph) -> bool:
+    """An output that is an input, a constant, a view or another output as well gets a copy:
+    each output is a buffer of its own."""
+    made, seen = graph.producers(), set()
+    changed = False
+    for i, value in enumerate(graph.outputs):
+        node = made.get(value)
+        if node is not None and node.op not in _VIEWS and value not in seen:
+            seen.add(value)
+            continue
+        copy = Value(graph.fresh(f"{value.name}.out"), value.type)
+        graph.nodes.append(Node("onnx.Identity", [value], [copy]))
+        graph.outputs[i] = copy
+        changed = True
+    return changed

@@ -1,0 +1,1 @@
+"""Placed graph to program: schedule (loop nests over blocks) and code."""

@@ -76,7 +76,7 @@ class EnergyReport:
         return fsum(item.pj for item in self.items if item.section == name)
 
     def by_layer(self) -> dict[str, float]:
-        """Energy of each layer, all sections together, in program order."""
+        """Energy of each layer, all sections together, in the order of `.infer`."""
         return self._sums(lambda item: item.layer)
 
     def by_component(self) -> dict[str, float]:
@@ -94,8 +94,8 @@ def energy(counts: Counts, target: Target) -> EnergyReport:
     """Each counter that has a cost, times that cost."""
     items = [
         item
-        for section, table in counts.sections.items()
-        for (layer, op, counter), count in table.items()
+        for section in ("infer", "load", "update")
+        for (layer, op, counter), count in counts.sections[section].items()
         for item in _items(target, section, layer, op, counter, count)
     ]
     return EnergyReport(target, counts.samples, tuple(items))

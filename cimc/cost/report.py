@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -63,14 +64,15 @@ def print_counts_and_energy(
 
 
 def _layers(counts: Counts, report: EnergyReport) -> Table:
-    table = Table(title=f"Counts and energy of {counts.samples} samples, by layer")
+    title = f"Counts and energy of {counts.samples} samples, by layer"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("layer")
     for heading, _, _ in _COLUMNS:
         table.add_column(heading, justify="right")
     table.add_column("energy", justify="right")
     table.add_column("share", justify="right")
     energies, sums = report.by_layer(), counts.total()
-    for layer in dict.fromkeys(layer for layer, _, _ in sums):
+    for layer in counts.layers():
         cells = [
             sum(
                 number
@@ -85,7 +87,7 @@ def _layers(counts: Counts, report: EnergyReport) -> Table:
 
 
 def _components(report: EnergyReport) -> Table:
-    table = Table(title="Energy by component")
+    table = Table(title="Energy by component", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("component")
     table.add_column("energy", justify="right")
     table.add_column("share", justify="right")

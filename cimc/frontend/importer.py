@@ -6,7 +6,7 @@ The first step of the data flow. Recognises nothing: that is the passes' work.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +23,13 @@ from cimc.frontend.session import open_session
 from cimc.ir.graph import Attr, Graph, Node, Value, identifier
 from cimc.ir.types import AnyType, OptType, SeqType, TensorType, Type, is_float
 
-Shapes = Mapping[str, Sequence[int]]
-
-
-def import_onnx(path: str | Path, shapes: Shapes | None = None) -> Graph:
-    """The graph of an ONNX file.
-
-    shapes: sizes for inputs by ONNX name, replacing those of the file (`--shape`).
-    Symbolic dimensions that it does not name are kept. Raises CompileError.
-    """
+def import_onnx(path: str | Path) -> Graph:
+    """The graph of an ONNX file; symbolic dimensions are kept. Raises CompileError."""
     path = Path(path)
-    return import_model(load_model(path), str(path), shapes)
+    return import_model(load_model(path), str(path))
 
 
-def import_model(model: ModelProto, where: str, shapes: Shapes | None = None) -> Graph:
+def import_model(model: ModelProto, where: str) -> Graph:
     """The graph of a model in memory; `where` is how errors name it."""
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
@@ -45,7 +38,6 @@ def import_model(model: ModelProto, where: str, shapes: Shapes | None = None) ->
     inputs = [v for v in model.graph.input if v.name not in initialisers]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
-    _set_shapes(model, shapes or {}, where)
     graph = _Importer(model, where).graph(model.graph, {}, outermost=True)
     graph.opsets = {PREFIX.get(o.domain, o.domain): o.version for o in model.opset_import}
     graph.opsets = {p: v for p, v in sorted(graph.opsets.items()) if p != "qonnx"}
@@ -53,38 +45,6 @@ def import_model(model: ModelProto, where: str, shapes: Shapes | None = None) ->
     _check_constants(graph, where)
     infer_types(graph, where)
     return graph
-
-
-def _set_shapes(model: ModelProto, shapes: Shapes, where: str) -> None:
-    by_name = {v.name: v for v in model.graph.input}
-    for name, sizes in shapes.items():
-        if name not in by_name:
-            raise CompileError(
-                f"--shape names no input: '{name}'",
-                where,
-                help=f"the inputs are {', '.join(repr(n) for n in by_name)}",
-            )
-        tensor = by_name[name].type.tensor_type
-        declared = tensor.shape.dim
-        if tensor.HasField("shape") and len(declared) != len(sizes):
-            raise CompileError(
-                f"--shape {name} has {len(sizes)} sizes, the input has {len(declared)} axes", where
-            )
-        for k, (dim, size) in enumerate(zip(declared, sizes)):
-            if dim.HasField("dim_value") and dim.dim_value != size and (k > 0 or dim.dim_value > 1):
-                raise CompileError(
-                    f"--shape {name} asks for {size} along axis {k}, the model fixes "
-                    f"{dim.dim_value}",
-                    where,
-                )
-        del declared[:]
-        tensor.shape.SetInParent()
-        for size in sizes:
-            declared.add().dim_value = size
-    if shapes:  # sizes inferred for the old shapes would contradict the new ones
-        del model.graph.value_info[:]
-        for output in model.graph.output:
-            output.type.tensor_type.ClearField("shape")
 
 
 class _Importer:

@@ -33,6 +33,11 @@ class KernelShape:
         """How many (group, segment, plane) blocks there are at that segment width."""
         return self.groups * self.segments(width) * self.planes
 
+    def unit(self, width: int) -> int:
+        """Blocks that stay together: the planes of a segment, or with several groups all
+        planes and segments of a group."""
+        return self.planes if self.groups == 1 else self.planes * self.segments(width)
+
 
 def kernel_shape(node: Node) -> KernelShape:
     """The shape of the kernels of a cim.conv or cim.matmul."""

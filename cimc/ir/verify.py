@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from math import prod
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from cimc.errors import CompileError, Span, raise_all
 from cimc.ir import literals
 from cimc.ir.form import form_problems, place_of, problem
 from cimc.ir.graph import Graph, Node, Place, Value
+from cimc.ir.kernels import kernel_shape
 from cimc.ir.ops import HOST, TABLE, OpDef
 from cimc.ir.rules import Misfit, compatible
 from cimc.ir.types import (
@@ -27,7 +27,6 @@ from cimc.ir.types import (
     is_elem,
     is_float,
     is_integer,
-    planes,
 )
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
@@ -73,6 +72,8 @@ class _Checker:
             self._node(node, defined)
         for value in graph.outputs:
             self._use(value, defined, place, "output")
+        if self.errors:
+            return  # a place is checked against a sound layer
         for statement in graph.places:
             self._place(statement, graph)
 
@@ -203,45 +204,35 @@ class _Checker:
 
     def _place(self, place: Place, graph: Graph) -> None:
         where = place.span or f"place %{place.value.name}"
-        shape = _kernel(place.value, graph)
-        if shape is None:
+        layer = _layer(place.value, graph)
+        if layer is None:
             message = f"%{place.value.name} is not the constant kernel of a layer"
             self.error(message, where, "only weights of cim.conv and cim.matmul are placed")
             return
         if place.width < 1 or place.per_tile < 1:
             self.error("width and per_tile must be at least 1", where)
             return
-        groups, channels, columns = shape
+        kernel = kernel_shape(layer)
         first, end = place.channels
-        if not 0 <= first < end <= channels:
-            self.error(f"channels {first}:{end} are not within the kernel's 0:{channels}", where)
-        # a ternary weight is a sign plane and a mask plane
-        depth = 2 if place.value.elem == "tern" else planes(place.value.elem)
-        blocks = groups * -(-columns // place.width) * depth
-        last = place.first + place.count
+        if not 0 <= first < end <= kernel.channels:
+            message = f"channels {first}:{end} are not within the kernel's 0:{kernel.channels}"
+            self.error(message, where)
+        blocks, last = kernel.blocks(place.width), place.first + place.count
         if not 0 <= place.first < last <= blocks:
-            self.error(f"blocks {place.first}:{last} are not within the kernel's 0:{blocks}", where)
+            message = f"blocks {place.first}:{last} are not within the kernel's 0:{blocks}"
+            self.error(message, where)
         if place.tile is None and place.row:
             self.error("a place with a row needs a tile", where)
         if place.row < 0 or (place.tile or 0) < 0:
             self.error("tile and row must be at least 0", where)
 
 
-def _kernel(value: Value, graph: Graph) -> tuple[int, int, int] | None:
-    """Groups, output channels of a group and columns of the kernel matrix that a layer makes
-    of a constant; None if none does."""
-    if value not in graph.consts or not value.tensor.static or not is_integer(value.elem):
+def _layer(value: Value, graph: Graph) -> Node | None:
+    """The first layer whose kernel the constant is."""
+    if value not in graph.consts:
         return None
-    shape = value.tensor.static
-    for node in graph.nodes:
-        if len(node.inputs) < 2 or node.inputs[1] is not value:
-            continue
-        group = node.attrs.get("group", 1)
-        if node.op == "cim.matmul" and len(shape) == 2:
-            return 1, shape[1], shape[0]
-        if node.op == "cim.conv" and isinstance(group, int) and group > 0:
-            return group, shape[0] // group, prod(shape[1:])
-    return None
+    layers = (n for n in graph.nodes if n.op in ("cim.conv", "cim.matmul"))
+    return next((n for n in layers if n.inputs[1] is value), None)
 
 
 def _fits(elem: str, kind: str) -> bool:

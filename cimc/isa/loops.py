@@ -17,7 +17,7 @@ IntArray = npt.NDArray[np.int64]
 
 def substitute(expr: Affine, var: str, value: Affine) -> Affine:
     """`expr` with `value` in place of the loop variable."""
-    coef = dict(expr.terms).get(var, 0)
+    coef = _coef(expr, var)
     return expr if coef == 0 else expr + (value - Affine.of(var)) * coef
 
 
@@ -29,6 +29,8 @@ def extent(expr: Affine, loops: Sequence[Loop]) -> tuple[int, int]:
     """
     low = high = expr
     for loop in reversed(loops):
+        if low.is_const and high.is_const:
+            break
         low = substitute(low, loop.var, _end(loop, _coef(low, loop.var) > 0))
         high = substitute(high, loop.var, _end(loop, _coef(high, loop.var) < 0))
     assert low.is_const, "undefined loop variable"
@@ -71,7 +73,7 @@ def values(expr: Affine, env: dict[str, IntArray], count: int) -> IntArray:
 
 
 def _coef(expr: Affine, var: str) -> int:
-    return dict(expr.terms).get(var, 0)
+    return next((coef for name, coef in expr.terms if name == var), 0)
 
 
 def _end(loop: Loop, first: bool) -> Affine:

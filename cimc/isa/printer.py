@@ -173,6 +173,7 @@ def _data(data: Data) -> str:
     values: dict[str, Value] = {
         "seg": data.seg,
         "macs": data.macs,
+        "why": data.why,
         "sha256": hashlib.sha256(raw).hexdigest(),
     }
     head = f".data {data.name} {_type(data.kind, data.array.shape)}{_settings('data', values)}"

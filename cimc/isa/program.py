@@ -245,6 +245,7 @@ class Data:
     array: npt.NDArray[np.generic]
     seg: int = 0
     macs: int = 0  # kind `onnx`: multiply-accumulates of one call
+    why: str = ""  # kind `onnx`: why its layers run on the host
     span: Span | None = field(default=None, compare=False)
     before: tuple[str, ...] = ()
     after: str = ""
@@ -257,7 +258,8 @@ class Data:
     def _key(self) -> tuple[object, ...]:
         array = np.ascontiguousarray(self.array)
         content = (array.dtype, array.shape, array.tobytes())
-        return (self.name, self.kind, self.seg, self.macs, self.before, self.after, content)
+        head = (self.name, self.kind, self.seg, self.macs, self.why)
+        return (*head, self.before, self.after, content)
 
 
 @dataclass

@@ -52,5 +52,10 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
         Setting("groups", "int", 1),
         Setting("seg", "int", 0),
     ),
-    "data": (Setting("seg", "int", 0), Setting("macs", "int", 0), *_must("str", "sha256")),
+    "data": (
+        Setting("seg", "int", 0),
+        Setting("macs", "int", 0),
+        Setting("why", "str", ""),
+        *_must("str", "sha256"),
+    ),
 }

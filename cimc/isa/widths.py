@@ -14,7 +14,7 @@ from itertools import count
 import numpy as np
 
 from cimc.isa.bounds import Group, Interval, Piece, repeat
-from cimc.isa.loops import extent, substitute, trips
+from cimc.isa.loops import extent, trips
 from cimc.isa.program import Affine, Data, Instr, Layer, Loop, Range, Ref, Reg, Section, walk
 from cimc.isa.rules import loaded, option
 from cimc.isa.scope import Scope, Site
@@ -145,6 +145,8 @@ class _Follower:
         self.limit = 1 << scope.program.target.acc_bits
         self.steps = 0
         self.numbers = numbers
+        # the variables of loops that are followed one by one
+        self.env: dict[str, int] = {}
 
     def body(self, body: list[Instr | Loop], loops: tuple[Loop, ...], state: _State) -> None:
         """Follow a body; loops that are followed one by one stand in `loops` as loops of
@@ -161,11 +163,30 @@ class _Follower:
         low = extent(loop.lo, loops)
         size = sum(1 for _ in walk(loop.body))
         affordable = self.steps + most * size <= MAX_STEPS
-        if least == most and low[0] == low[1] and affordable and _matters(loop):
-            for value in range(low[0], low[0] + most):
-                one = Loop(loop.kind, loop.var, Affine(value), Affine(value + 1), [])
-                self.body(loop.body, (*loops, one), state)
-            return
+        if least != most or low[0] != low[1] or not affordable:
+            self._multiply(loop, loops, state)
+        elif any(name == loop.var for expr in _sensitive(loop.body) for name, _ in expr.terms):
+            self._each(loop, range(low[0], low[0] + most), loops, state)
+        elif any(name == loop.var for expr in _segments(loop.body) for name, _ in expr.terms):
+            # only the last segment may be shorter
+            last = low[0] + most - 1
+            rest = Loop(loop.kind, loop.var, Affine(low[0]), Affine(last), loop.body)
+            self._multiply(rest, loops, state)
+            self._each(loop, range(last, last + 1), loops, state)
+        else:
+            self._multiply(loop, loops, state)
+
+    def _each(self, loop: Loop, values: range, loops: tuple[Loop, ...], state: _State) -> None:
+        """Follow the iterations one by one."""
+        for value in values:
+            one = Loop(loop.kind, loop.var, Affine(value), Affine(value + 1), [])
+            self.env[loop.var] = value
+            self.body(loop.body, (*loops, one), state)
+        self.env.pop(loop.var, None)
+
+    def _multiply(self, loop: Loop, loops: tuple[Loop, ...], state: _State) -> None:
+        """Follow one iteration for all; nothing is known of the variable but its bounds."""
+        least, most = trips(loop, loops)
         inner = _State(self.scope)
         inner.latches = dict(state.latches)
         inner.sources = {name: list(known) for name, known in state.sources.items()}
@@ -202,8 +223,8 @@ class _Follower:
         elif instr.op == "popc":
             bits = instr.args[1]
             assert isinstance(bits, Reg)
-            source = state.source(bits.name, _resolved(bits, site.loops))
-            state.set_source(first.name, _resolved(first, site.loops), source)
+            source = state.source(bits.name, self._resolved(bits))
+            state.set_source(first.name, self._resolved(first), source)
         elif instr.op.startswith("acc."):
             self._accumulate(site, first, state)
 
@@ -219,10 +240,10 @@ class _Follower:
             width = extent(cols.size, site.loops)[1]
             # fewer columns than were loaded: a count of its own, not bound to `valid`
             source = source if width >= source[1] else self._fresh(width)
-        state.set_source(bits.name, _resolved(bits, site.loops), source)
+        state.set_source(bits.name, self._resolved(bits), source)
 
     def _accumulate(self, site: Site, acc: Reg, state: _State) -> None:
-        part = _resolved(acc, site.loops)
+        part = self._resolved(acc)
         exact = _const(part)
         lo = extent(part.start, site.loops)[0]
         hi = extent(part.start + part.size, site.loops)[1]
@@ -240,7 +261,7 @@ class _Follower:
         """acc.add and acc.sub: `exact` if all of the piece is certainly changed."""
         arg = site.instr.args[1]
         sign = 1 if site.instr.op == "acc.add" else -1
-        least, most = (1 << s for s in extent(option(site, "shl"), site.loops))
+        least, most = (1 << s for s in extent(self._pin(option(site, "shl")), site.loops))
         if isinstance(arg, Ref):
             low, high = self._constants(site, arg)
         else:
@@ -253,10 +274,22 @@ class _Follower:
         ends = sorted(sign * value * factor for value in (low, high) for factor in (least, most))
         piece.add((ends[0], ends[-1]) if exact else (min(0, ends[0]), max(0, ends[-1])))
 
+    def _resolved(self, reg: Reg) -> Range:
+        """The range of a register with the variables that are known filled in."""
+        assert reg.range is not None
+        return Range(self._pin(reg.range.start), self._pin(reg.range.size))
+
+    def _pin(self, expr: Affine) -> Affine:
+        if expr.is_const:
+            return expr
+        known = sum(coef * self.env.get(name, 0) for name, coef in expr.terms)
+        rest = tuple(term for term in expr.terms if term[0] not in self.env)
+        return Affine(expr.const + known, rest)
+
     def _addend(self, arg: Reg, site: Site, state: _State) -> Source | None:
         if arg.field is not None:
             return self._latch(arg, state)
-        return state.source(arg.name, _resolved(arg, site.loops))
+        return state.source(arg.name, self._resolved(arg))
 
     def _constants(self, site: Site, ref: Ref) -> Interval:
         """Smallest and largest constant of a data operand."""
@@ -278,16 +311,6 @@ def _contribute(group: Group, arg: Reg, factor: int) -> None:
         group.positive += factor
 
 
-def _resolved(reg: Reg, loops: tuple[Loop, ...]) -> Range:
-    """The range of a register with the variables of one-iteration loops filled in."""
-    assert reg.range is not None
-    start, size = reg.range.start, reg.range.size
-    for loop in reversed(loops):
-        if loop.hi - loop.lo == Affine(1):
-            start, size = (substitute(expr, loop.var, loop.lo) for expr in (start, size))
-    return Range(start, size)
-
-
 def _written(loop: Loop) -> set[str]:
     """Names of the registers that a loop writes."""
     return {
@@ -297,28 +320,27 @@ def _written(loop: Loop) -> set[str]:
     }
 
 
-def _matters(loop: Loop) -> bool:
-    """Whether the variable changes shifts, segments, columns or register ranges, or the
-    bounds of a loop inside."""
-    for item in loop.body:
+def _sensitive(body: list[Instr | Loop]) -> Iterator[Affine]:
+    """Expressions that must be numbers for an exact result: register ranges, shifts, columns,
+    bounds of loops."""
+    for item in body:
         if isinstance(item, Loop):
-            bounds = (item.lo, item.hi)
-            if any(name == loop.var for bound in bounds for name, _ in bound.terms):
-                return True
-            if _matters(Loop(loop.kind, loop.var, loop.lo, loop.hi, item.body)):
-                return True
-        elif any(name == loop.var for expr in _sensitive(item) for name, _ in expr.terms):
-            return True
-    return False
+            yield from (item.lo, item.hi)
+            yield from _sensitive(item.body)
+            continue
+        for arg in item.args:
+            if isinstance(arg, Reg) and arg.range is not None:
+                yield from (arg.range.start, arg.range.size)
+        shift, cols = item.opts.get("shl"), item.opts.get("cols")
+        if isinstance(shift, Affine):
+            yield shift
+        if isinstance(cols, Range):
+            yield cols.size
 
 
-def _sensitive(instr: Instr) -> Iterator[Affine]:
-    for arg in instr.args:
-        if isinstance(arg, Reg) and arg.range is not None:
-            yield from (arg.range.start, arg.range.size)
-    for name in ("shl", "seg", "cols"):
-        value = instr.opts.get(name)
-        if isinstance(value, Affine):
-            yield value
-        elif isinstance(value, Range):
-            yield from (value.start, value.size)
+def _segments(body: list[Instr | Loop]) -> Iterator[Affine]:
+    """The segments that latches are loaded with."""
+    for instr in walk(body):
+        seg = instr.opts.get("seg")
+        if isinstance(seg, Affine):
+            yield seg

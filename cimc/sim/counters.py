@@ -51,6 +51,11 @@ class Counts:
                 sums[key] = sums.get(key, 0) + number
         return sums
 
+    def layers(self) -> list[str]:
+        """The layers of `.infer` in order, then those that only other sections have."""
+        keys = [*self.sections["infer"], *self.sections["load"], *self.sections["update"]]
+        return list(dict.fromkeys(layer for layer, _, _ in keys))
+
     def static(self) -> Counts:
         """Without the counters that depend on the run's values."""
         kept = {

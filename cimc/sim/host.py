@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -135,3 +136,12 @@ def _output(value: Any) -> Any:
     size = int(np.prod(shape)) * held.itemsize
     raw = ctypes.string_at(value.data_ptr(), size)
     return np.frombuffer(raw, dtype=held).reshape(shape)
+
+
+def value_bytes(value: Any) -> int:
+    """Memory of a fragment's value, at most; of a sequence that numpy can't hold, 0."""
+    if isinstance(value, list):
+        return sum(map(value_bytes, value))
+    if isinstance(value, ort.OrtValue):
+        return 8 * prod(value.shape()) if value.is_tensor() else 0
+    return value.nbytes if isinstance(value, np.ndarray) else 0

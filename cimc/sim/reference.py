@@ -18,11 +18,11 @@ from typing import Any
 from cimc.ir.types import Array, container
 from cimc.isa.effects import Tally
 from cimc.isa.program import Program
-from cimc.isa.state import words_for
+from cimc.isa.state import HostBuffer, words_for
 from cimc.sim.bind import Tallies, bind, execute
 from cimc.sim.counters import Counts
 from cimc.sim.feed import Feed, Outputs
-from cimc.sim.host import OnnxFragment
+from cimc.sim.host import OnnxFragment, value_bytes
 from cimc.sim.machine import Machine, Tiles, pack_tiles, register_sizes, unpack_tiles
 
 # Samples at a time: bounded by memory, and by what stays in a processor's cache.
@@ -74,17 +74,19 @@ def run(
     outputs = Outputs(program)
 
     _run_section(once, program, "load", counts)
-    chunk = min(_chunk(program), max(1, feed.samples))
-    machine = Machine(program, chunk, cells, fragments)
-    for start in range(0, feed.samples, chunk):
-        if feed.samples - start < chunk:
-            machine = Machine(program, feed.samples - start, cells, fragments)
+    machine: Machine | None = None
+    done = 0
+    while done < feed.samples:
+        size = min(_chunk(program, machine), feed.samples - done)
+        if machine is None or machine.samples != size:
+            machine = Machine(program, size, cells, fragments)
         machine.start_from(once)
-        feed.fill(machine, start)
+        feed.fill(machine, done)
         _run_section(machine, program, "infer", counts)
         outputs.take(machine)
+        done += size
         if progress is not None:
-            progress(start + machine.samples, feed.samples)
+            progress(done, feed.samples)
     _run_section(once, program, "update", counts)
     tiles = unpack_tiles(cells, program.target)
     return Result(outputs.join(feed.samples), counts, tiles, feed.samples)
@@ -99,14 +101,23 @@ def _run_section(machine: Machine, program: Program, name: str, counts: Counts) 
     counts.add(name, tallies, machine.samples)
 
 
-def _chunk(program: Program) -> int:
-    """Samples that the machine holds at a time."""
+def _chunk(program: Program, last: Machine | None) -> int:
+    """Samples to run next. How large a host value is shows only in the `last` run, so that a
+    program that has some starts with one sample."""
+    if last is None and any(mem.shape is None for mem in program.mems.values()):
+        return 1
     buffers = sum(
         prod(mem.shape) * container(mem.type).itemsize
         for mem in program.mems.values()
         if mem.shape is not None
     )
+    host = sum(
+        max(map(value_bytes, buffer.values))
+        for buffer in (last.buffers.values() if last else ())
+        if isinstance(buffer, HostBuffer)
+    )
     # a result bit row: its words, the popcount and temporaries of the same size
     row = 8 * (4 * words_for(program.target.cols) + 4)
     registers = sum(size for _, size in register_sizes(program).values()) * row
-    return max(1, min(_MOST_SAMPLES, _STATE_BYTES // max(1, buffers + registers)))
+    state = buffers + registers + host
+    return max(1, min(_MOST_SAMPLES, _STATE_BYTES // max(1, state)))

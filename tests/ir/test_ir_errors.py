@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import base64
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cimc.errors import CompileError, CompileErrors, Span
 from cimc.ir import literals
+from cimc.ir.graph import Graph
+from cimc.ir.printer import print_graph
 from cimc.ir.text import parse_graph
 from cimc.ir.types import TensorType
 
@@ -30,9 +35,7 @@ def at(error: CompileError) -> str:
 
 def body(*lines: str) -> str:
     """A graph whose statements start at line 2, column 3."""
-    return "\n".join(
-        ["graph @g(%x: i32[1,4]) -> () {", *(f"  {line}" for line in lines), "}", ""]
-    )
+    return "\n".join(["graph @g(%x: i32[1,4]) -> () {", *(f"  {line}" for line in lines), "}", ""])
 
 
 STATEMENTS = [
@@ -40,7 +43,11 @@ STATEMENTS = [
     ("%y = cim.relu(%z): i32[1,4]", "2:17 %z", "%z is not defined"),
     ("%x = cim.relu(%x): i32[1,4]", "2:3 %x", "%x is already defined in line 1"),
     ("const %x: i8[] = 1", "2:9 %x", "%x is already defined in line 1"),
-    ("%y = onnx.If() b=graph @b(%x: any) -> () {\n  }: any", "2:29 %x", "already defined in line 1"),
+    (
+        "%y = onnx.If() b=graph @b(%x: any) -> () {\n  }: any",
+        "2:29 %x",
+        "already defined in line 1",
+    ),
     ("place %z[0:1] blocks=0:1 width=1", "2:9 %z", "%z is not defined"),
     # operations
     ("%y = cim.cnv(%x): i32[1]", "2:8 cim.cnv", "there is no operation cim.cnv"),
@@ -238,3 +245,49 @@ def test_bad_strings(data: str, words: str) -> None:
 def test_long_lines_are_not_printed() -> None:
     (error,) = errors_of(with_resource(GOOD, f'  "sha256:0" "{"A" * 100000}"', use=NAME))
     assert len(str(error)) < 2000
+
+
+BITS = literals.pack(np.ones(65, np.int8), "bip")
+BITS_NAME = literals.content_hash(TensorType("bip", (65,)), BITS)
+SEED_TEXT = f"""\
+graph @g(%x: i32[1,4] from "x:0") -> (%y) opset={{onnx: 13}} {{  # c
+  const %c: bip[65] = "{BITS_NAME}"
+  const %w: bip[4,2] = random seed=3
+  const %f: f32[2] = [1.5, nan]
+
+  %y = onnx.If(%x, _) a=[1,2] b=tensor<i8[1]>[1] c=type<seq<any>> d=graph @b() -> (%t) {{
+    %t = cim.matmul(%x, %w): i32[1,2]
+  }}: opt<f32[N,?]> from "If" why "\\n"
+
+  place %w[0:2] blocks=0:1 width=4 -> @t0[3] per_tile=2
+}}
+resources {{
+  "{BITS_NAME}" "{base64.b64encode(BITS).decode()}"
+}}
+"""
+
+
+def outcome(text: str) -> tuple[Graph | None, CompileError | None]:
+    try:
+        return parse_graph(text, "t.cimir"), None
+    except CompileError as error:
+        return None, error
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, len(SEED_TEXT)), st.integers(0, 12), st.text('%@[]{}():=,.#"\\ \n_-19aé'))
+def test_broken_text_gives_a_placed_error(start: int, drop: int, insert: str) -> None:
+    """Whatever is cut out and put in: a graph, or errors with a place."""
+    text = SEED_TEXT[:start] + insert + SEED_TEXT[start + drop :]
+    graph, error = outcome(text)
+    if graph is None:
+        assert error is not None
+        assert isinstance(error.where, Span)
+        assert str(error)
+        return
+    printed = print_graph(graph)
+    assert print_graph(parse_graph(printed)) == printed
+
+
+def test_the_seed_text_is_canonical() -> None:
+    assert print_graph(parse_graph(SEED_TEXT)) == SEED_TEXT

@@ -8,7 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cimc.errors import CompileError
@@ -120,10 +120,10 @@ def test_siblings_share_names() -> None:
 
 # -- constants --
 
-ELEMS = (
-    *("bip tern bool str f16 f32 f64 bf16 c64 c128 f8e4m3fn f8e4m3fnuz f8e5m2 f8e5m2fnuz").split(),
-    *("f4e2m1 f8e8m0 u1 i2 u4 i7 u8 i8 u13 i16 i32 u32 i64 u64").split(),
-)
+FLOATS = ["f16", "f32", "f64", "bf16", "c64", "c128"]
+SMALL_FLOATS = ["f8e4m3fn", "f8e4m3fnuz", "f8e5m2", "f8e5m2fnuz", "f4e2m1", "f8e8m0"]
+INTEGERS = ["u1", "i2", "u4", "i7", "u8", "i8", "u13", "i16", "i32", "u32", "i64", "u64"]
+ELEMS = ["bip", "tern", "bool", "str", *FLOATS, *SMALL_FLOATS, *INTEGERS]
 
 
 def random_const(elem: str, shape: tuple[int, ...], seed: int) -> np.ndarray[Any, Any]:
@@ -274,10 +274,11 @@ attrs = (
 
 
 @st.composite
-def graphs(draw: st.DrawFn, outer: tuple[Value, ...] = ()) -> Graph:
-    """A graph with free names; nested ones inside, one level deep."""
+def graphs(draw: st.DrawFn, outer: tuple[Value, ...] | None = None) -> Graph:
+    """A graph with free names; nested ones inside, one level deep. outer: the values around
+    a nested graph."""
     graph = Graph(draw(names))
-    taken = {v.name for v in outer}
+    taken = {v.name for v in outer or ()}
 
     def fresh(type_: Type) -> Value:
         name = draw(names)
@@ -292,13 +293,13 @@ def graphs(draw: st.DrawFn, outer: tuple[Value, ...] = ()) -> Graph:
         value = fresh(TensorType(elem, shape))
         value.const = random_const(elem, shape, draw(st.integers(0, 99)))
         graph.consts.append(value)
-    known = [*outer, *graph.inputs, *graph.consts]
+    known = [*(outer or ()), *graph.inputs, *graph.consts]
     for _ in range(draw(st.integers(0, 3))):
         inputs = [draw(st.sampled_from([None, *known])) for _ in range(draw(st.integers(0, 3)))]
         node = Node(f"onnx.{draw(st.sampled_from(['If', 'Relu', 'X_1']))}", inputs, [])
         node.attrs = draw(st.dictionaries(names, attrs, max_size=3))
-        if not outer:
-            inner = graphs(tuple([*known, *graph.inputs]))
+        if outer is None:
+            inner = graphs(tuple(known))
             node.attrs |= draw(st.dictionaries(names, inner | st.tuples(inner, inner), max_size=1))
         node.outputs = [fresh(draw(types)) for _ in range(draw(st.integers(1, 2)))]
         node.source, node.why = draw(st.none() | strings), draw(st.none() | strings)
@@ -306,9 +307,11 @@ def graphs(draw: st.DrawFn, outer: tuple[Value, ...] = ()) -> Graph:
         known += node.outputs
     if known:
         graph.outputs = draw(st.lists(st.sampled_from(known), max_size=2))
-    if outer:
+    if outer is not None:
         return graph
-    graph.opsets = draw(st.dictionaries(st.sampled_from(["onnx", "ms", "ai.x"]), st.integers(1, 99)))
+    graph.opsets = draw(
+        st.dictionaries(st.sampled_from(["onnx", "ms", "ai.x"]), st.integers(1, 99))
+    )
     graph.input_names = [draw(strings) for _ in graph.inputs]
     graph.output_names = [draw(strings) for _ in graph.outputs]
     for value in graph.consts:
@@ -318,6 +321,7 @@ def graphs(draw: st.DrawFn, outer: tuple[Value, ...] = ()) -> Graph:
     return graph
 
 
+@settings(deadline=None)
 @given(graphs())
 def test_random_graphs(graph: Graph) -> None:
     text = print_graph(graph)

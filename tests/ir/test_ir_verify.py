@@ -84,8 +84,12 @@ BAD = [
         "operand x of cim.relu, %f, must be",
     ),
     (
-        ["%y = onnx.If(%x) b=graph @b() -> () {", f"  {KERNEL}"]
-        + ["  place %k[0:1] blocks=0:1 width=1", "}: any"],
+        [
+            "%y = onnx.If(%x) b=graph @b() -> () {",
+            f"  {KERNEL}",
+            "  place %k[0:1] blocks=0:1 width=1",
+            "}: any",
+        ],
         "only the outermost graph has places",
     ),
 ]

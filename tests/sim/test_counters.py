@@ -60,7 +60,7 @@ def bodies(depth=0):
     return st.lists(items, min_size=1, max_size=4)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(infer=bodies(), update=bodies(), samples=st.integers(0, 3), seed=st.integers(0, 99))
 def test_static_counts_equal_the_counts_of_the_run(infer, update, samples, seed):
     rng = np.random.default_rng(seed)
@@ -122,3 +122,19 @@ def test_totals_and_json():
         "infer": {"l.ld.vector.bits": 30},
         "update": {"l.ld.vector.bits": 10},
     }  # fmt: skip
+
+
+def test_a_popcount_counts_the_columns_of_the_reads_it_finds():
+    """Rows 0 and 1 were read with 3 columns, rows 2 and 3 with 5."""
+    body = [
+        i("ld.vector", x(), vec("v", 0, 0, 3)),
+        i("read.xor", reg("d", 2), rows(2), x()),
+        i("ld.vector", x(), vec("v", 0, 0, 5)),
+        i("read.xor", reg("d", 2, 2), rows(2), x()),
+        loop("p", 3, i("popc", reg("c", 2), reg("d", 2, "p"))),
+    ]
+    p = program([image("v", "bip", (1, CHANNELS))], body)
+    expected = (3 + 3) + (3 + 5) + (5 + 5)
+    assert static_counts(p).sections["infer"][("l", "popc", "bits")] == expected
+    outcome = run(p, {"v": np.ones((1, CHANNELS), np.int8)})
+    assert outcome.counts.sections["infer"][("l", "popc", "bits")] == expected

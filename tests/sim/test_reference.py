@@ -412,6 +412,29 @@ def test_host_values_without_a_numpy_type():
         assert outcome.outputs["b"].dtype == container("bf16")
 
 
+def test_samples_at_a_time_follow_from_the_size_of_host_values(monkeypatch):
+    """The first run is of one sample; two of 8 kB fit the next one."""
+    monkeypatch.setattr(reference, "_STATE_BYTES", 20_000)
+    f = fragment("f", [("Neg", ["a"], ["b"])], [("a", "f32", [2048])], [("b", "f32", [2048])])
+    f1 = fragment("f1", [("ReduceMax", ["b"], ["y"])], [("b", "f32", [2048])], [("y", "f32", [1])])
+    f0 = fragment(
+        "f0",
+        [("Expand", ["x", "n"], ["a"]), ("Constant", [], ["n"], ("value_ints", [2048]))][::-1],
+        [("x", "f32", [1])],
+        [("a", "f32", [2048])],
+    )
+    mems = [Mem("x", "f32", (1,), 0, input="x", batch=0), Mem("b", "host", None),
+            Mem("y", "f32", (1,), 0, output="y", batch=0)]  # fmt: skip
+    p = program(mems, [i("host", data("f0"), bufs("x"), bufs("b")),
+                       i("host", data("f"), bufs("b"), bufs("b")),
+                       i("host", data("f1"), bufs("b"), bufs("y"))], items=[f, f0, f1])  # fmt: skip
+    done = []
+    values = np.arange(4, dtype=np.float32)
+    outcome = run(p, {"x": values}, progress=lambda now, _: done.append(now))
+    assert outcome.outputs["y"].tolist() == [0, -1, -2, -3]
+    assert done == [1, 3, 4]
+
+
 def test_host_problems_have_a_place():
     f = fragment("f", [("Neg", ["a"], ["y"])], [("a", "f32", [1, 2])], [("y", "f32", [1, 2])])
     mems = [image("a", "f32", (1, 2)), result("y", "i8", (1, 2))]

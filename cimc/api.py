@@ -1,0 +1,171 @@
+"""The way through in Python: `compile`, `load`, and what they return.
+
+    import cimc
+    program = cimc.compile("model.onnx", target="digital-rram-180nm")
+    result = program.run({"image": images})
+    result.outputs["logits"], result.counts, result.energy.total
+    program.save("out.cim")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cimc.backend.lower import lower
+from cimc.cost.energy import EnergyReport, energy
+from cimc.cost.target import Target, load_target
+from cimc.driver.base import Geometry, PassContext
+from cimc.driver.pipeline import parse_pipeline
+from cimc.driver.registry import Registry, load_registry
+from cimc.driver.runner import Timing, run_passes
+from cimc.errors import CompileError
+from cimc.frontend.bind import bind_shapes
+from cimc.frontend.importer import import_onnx
+from cimc.ir.graph import Graph
+from cimc.ir.text import load_graph
+from cimc.ir.types import Array
+from cimc.isa.check import check
+from cimc.isa.program import Program
+from cimc.isa.text import load as load_program
+from cimc.isa.text import save as save_program
+from cimc.sim.counters import Counts, static_counts
+from cimc.sim.reference import run as run_reference
+
+DEFAULT_PIPELINE = "exact"
+DEFAULT_TARGET = "digital-rram-180nm"
+PLACE = "place"
+ENGINES = ("reference",)
+
+
+@dataclass
+class RunResult:
+    """outputs by ONNX name (samples along the batch axis), counts and energy of the run,
+    samples that were run, and the tiles' cells afterwards."""
+
+    outputs: dict[str, Array]
+    counts: Counts
+    energy: EnergyReport
+    samples: int
+    tiles: object
+
+
+@dataclass
+class Compiled:
+    """A program with its target; the graph and timings if it was compiled here."""
+
+    program: Program
+    target: Target
+    graph: Graph | None = None
+    timings: list[Timing] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def counts(self) -> Counts:
+        """Static counts of one call with one sample."""
+        return static_counts(self.program)
+
+    @property
+    def energy(self) -> EnergyReport:
+        """Energy of one call with one sample, from the static counts."""
+        return energy(self.counts, self.target)
+
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        *,
+        engine: str = "reference",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> RunResult:
+        """Run on inputs by ONNX name; several samples along the batch axis.
+
+        Raises CompileError for inputs that do not fit and for run-time errors.
+        """
+        if engine not in ENGINES:
+            raise CompileError(f"no engine '{engine}'", help=f"there is {', '.join(ENGINES)}")
+        result = run_reference(self.program, dict(inputs), progress=progress)
+        return RunResult(
+            outputs=result.outputs,
+            counts=result.counts,
+            energy=energy(result.counts, self.target),
+            samples=result.samples,
+            tiles=result.tiles,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the program as text, whole or not at all."""
+        save_program(self.program, Path(path))
+
+
+def read_graph(path: str | Path) -> Graph:
+    """A graph from an ONNX file or from IR text (`.cimir`). Raises CompileError."""
+    path = Path(path)
+    if path.suffix == ".cimir":
+        return load_graph(path)
+    return import_onnx(path)
+
+
+def geometry_of(target: Target) -> Geometry:
+    """What passes may know of a target."""
+    return Geometry(target.rows, target.cols, target.tiles, target.functions, target.acc_bits)
+
+
+def compile(
+    model: str | Path | Graph,
+    *,
+    pipeline: str = DEFAULT_PIPELINE,
+    target: str = DEFAULT_TARGET,
+    overrides: Mapping[str, str] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    plugins: Sequence[str | Path] = (),
+    registry: Registry | None = None,
+    dump_dir: Path | None = None,
+    check_each: bool = False,
+) -> Compiled:
+    """Compile a model to a program.
+
+    model:     an ONNX or `.cimir` file, or a graph (which is changed).
+    pipeline:  comma list of passes and pipelines; `place` is appended.
+    target:    a built-in target's name or a TOML file; overrides: its figures by key.
+    shapes:    sizes of inputs by ONNX name; symbolic batch axes are 1 otherwise.
+    Raises CompileError.
+    """
+    hardware = load_target(target, dict(overrides or {}))
+    registry = registry or load_registry(plugins)
+    passes = parse_pipeline(pipeline, registry)
+    if not any(p.name == "allocate-tiles" for p in passes):
+        passes += _missing(PLACE, passes, registry)
+    where = model.name if isinstance(model, Graph) else str(model)
+    graph = model if isinstance(model, Graph) else read_graph(model)
+    batch = bind_shapes(graph, shapes or {}, where)
+    context = PassContext(geometry_of(hardware))
+    timings = run_passes(graph, passes, context, dump_dir=dump_dir, check_each=check_each)
+    program = lower(graph, context.geometry, hardware.name, pipeline, batch)
+    check(program, where)
+    return Compiled(program, hardware, graph, timings, context.notes)
+
+
+def _missing(pipeline: str, passes: Sequence[object], registry: Registry) -> list:  # type: ignore[type-arg]
+    """The passes of a pipeline that the user did not name already."""
+    present = {getattr(p, "name", "") for p in passes}
+    return [p for p in parse_pipeline(pipeline, registry) if p.name not in present]
+
+
+def load(path: str | Path) -> Compiled:
+    """A program from its `.cim` text, checked, with the target it names.
+
+    A program of a target that is no longer known (a user's own file) gets the default
+    target's costs and a note. Raises CompileError.
+    """
+    program = load_program(Path(path))
+    check(program, str(path))
+    notes = []
+    try:
+        target = load_target(program.target.name, {})
+    except CompileError:
+        target = load_target(DEFAULT_TARGET, {})
+        notes.append(
+            f"target '{program.target.name}' is not known here: energy is that of {target.name}"
+        )
+    return Compiled(program, target, notes=notes)
