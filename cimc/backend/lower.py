@@ -60,6 +60,7 @@ class _Lowering:
         self.load: list[Layer] = []
         self.infer: list[Layer] = []
         self.fused: set[Node] = set()
+        self.programmed: set[Value] = set()
         self.labels: set[str] = set()
 
     def program(self, target: str, pipeline: str) -> Program:
@@ -132,11 +133,12 @@ class _Lowering:
         width = places[0].width if places else 0
         runs = nests(places, shape)
         segments = shape.segments(width) if width else 1
-        if not any(layer.name == matrix for layer in self.load):
+        if w not in self.programmed:
+            self.programmed.add(w)
             body: layers.Body = []
             for nest in runs:
                 body += layers.program_cells(nest, matrix, shape.planes, shape.channels, segments)
-            self.load.append(Layer(matrix, body))
+            self.load.append(Layer(label, body))
         load, positions = self._input(node, label, width, segments)
         recipe = recipes.recipe(x.elem, w.elem, self.geometry.functions)
         body = layers.layer(

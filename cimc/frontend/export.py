@@ -6,6 +6,7 @@ else goes out as it came in. Files carry a conservative `ir_version`.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from cimc.frontend.expand import expand
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.ops import HOST, TABLE
 from cimc.ir.types import AnyType, Array, OptType, SeqType, TensorType, Type
+from cimc.textfile import write_bytes
 
 DEFAULT_OPSET = 13
 """For graphs that name none: old enough for every runtime, new enough for int8 kernels."""
@@ -217,3 +219,12 @@ def _info(name: str, type_: Type) -> ValueInfoProto:
         info.name = name  # onnxruntime infers the type of an output that has none
         return info
     return helper.make_value_info(name, type_proto(type_))
+
+
+def save_onnx(graph: Graph, path: Path) -> None:
+    """Write the graph as an ONNX file, whole or not at all. Raises CompileError."""
+    try:
+        data = to_onnx(graph).SerializeToString(deterministic=True)
+    except ValueError:
+        raise CompileError("the model is larger than 2 GiB", str(path)) from None
+    write_bytes(path, data)

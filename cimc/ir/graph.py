@@ -12,14 +12,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-import networkx as nx
 import numpy as np
 
 from cimc.errors import Span
 from cimc.ir.ops import TABLE
 from cimc.ir.types import Array, TensorType, Type
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 Attr: TypeAlias = (
     "int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...] | Array | Type"
@@ -238,6 +240,8 @@ class Graph:
 
     def sort(self) -> None:
         """Order topologically; among the ready operations, the original order decides."""
+        import networkx as nx  # takes long to load
+
         made = self.producers()
         position = {n: i for i, n in enumerate(self.nodes)}
         dag: nx.DiGraph[Node] = nx.DiGraph()
@@ -251,6 +255,8 @@ class Graph:
     def to_networkx(self) -> nx.MultiDiGraph[str]:
         """The data flow: one vertex a value (`kind` input, const or result, `type`) and one
         an operation (`kind` op, `op`, `attrs`), edges with the operand index `slot`."""
+        import networkx as nx  # takes long to load
+
         net: nx.MultiDiGraph[str] = nx.MultiDiGraph(name=self.name)
         for value in self.inputs:
             net.add_node(f"%{value.name}", kind="input", type=str(value.type))

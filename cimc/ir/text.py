@@ -8,7 +8,6 @@ of it and reports all mistakes together. Whether an operation is well formed is 
 from __future__ import annotations
 
 import base64
-import binascii
 import difflib
 import re
 from functools import lru_cache
@@ -130,13 +129,13 @@ class _Builder:
 
     def _graph(self, tree: Tree[Token]) -> Graph:
         children = cast("list[Any]", tree.children)
-        name, closing = children[0], children[-1]
+        name = children[0]
         graph = Graph(str(name[1:]), span=self.span(name))
         self.scopes.append({})
         outer_undefined, self.undefined = self.undefined, []
         outputs: list[Token] = []
         before: tuple[str, ...] = ()
-        for child in children[1:-1]:
+        for child in children[1:]:
             if isinstance(child, Token) and child.type == "NL":
                 graph.after, before = split_comments(child)
             elif isinstance(child, Tree) and child.data == "input":
@@ -152,7 +151,6 @@ class _Builder:
             elif isinstance(child, Tree) and child.data == "item":
                 before = self._item(graph, child, before)
         graph.end_before = before
-        assert closing.type == "CLOSE"
         graph.outputs = [self._use(token) for token in outputs]
         self._report_undefined()
         self.undefined = outer_undefined
@@ -242,7 +240,7 @@ class _Builder:
         self.used.add(name)
         try:
             data = base64.b64decode(self.resources[name][1][1:-1], validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise ValueError(f'the resource "{name}" is not base64: {error}') from None
         array = literals.unpack(data, type_)
         actual = literals.content_hash(type_, data)

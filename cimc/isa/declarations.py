@@ -194,3 +194,5 @@ def _data(scope: Scope, data: Data) -> None:
         scope.add("`seg` is a positive number of columns of a `cells` item", data.span)
     if data.macs < 0 or (data.macs and data.kind != "onnx"):
         scope.add("`macs` counts the multiply-accumulates of an `onnx` item", data.span)
+    if data.why and data.kind != "onnx":
+        scope.add("`why` belongs to an `onnx` item", data.span)

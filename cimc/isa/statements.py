@@ -116,7 +116,7 @@ class _Set:
 @dataclass
 class _Arg:
     name: lark.Token | None
-    value: Any  # an operand, an option's value, or the pair of Refs of `(a) -> (b)`
+    value: Any  # an operand or an option's value
     column: int
     width: int
 
@@ -225,9 +225,7 @@ class _Builder(lark.Transformer[lark.Token, Any]):
         opts = {opt.name: opt for opt in row.opts} if row else {}
         instr = Instr(op, ())
         args: list[Operand] = []
-        for arg in c[1:]:
-            if arg is None:
-                continue
+        for arg in (arg for part in c[1:] if part for arg in part):
             if arg.name is None:
                 _operand(arg, args, kinds, instr)
                 continue
@@ -243,8 +241,13 @@ class _Builder(lark.Transformer[lark.Token, Any]):
         return instr
 
     @lark.v_args(meta=True)
-    def arg(self, meta: Meta, c: list[Any]) -> _Arg:
-        return _Arg(c[0], c[1], meta.column, meta.end_column - meta.column)
+    def arg(self, meta: Meta, c: list[Any]) -> list[_Arg]:
+        """One operand or option; two operands for `(a) -> (b)`."""
+        if c[0] is None and isinstance(c[1], list):
+            return c[1]
+        if c[0] is None and isinstance(c[1], _Arg):
+            return [c[1]]
+        return [_Arg(c[0], c[1], meta.column, meta.end_column - meta.column)]
 
     def reg(self, c: list[Any]) -> Reg:
         name = str(c[0])[1:]
@@ -269,11 +272,13 @@ class _Builder(lark.Transformer[lark.Token, Any]):
     def bracket(self, c: list[Any]) -> list[Any]:
         return c
 
-    def transfer(self, c: list[Any]) -> tuple[Refs, Refs]:
-        return c[0], c[1]
+    def transfer(self, c: list[Any]) -> list[_Arg]:
+        return c
 
-    def names(self, c: list[Any]) -> Refs:
-        return Refs(tuple(str(name) for name in c if name is not None))
+    @lark.v_args(meta=True)
+    def names(self, meta: Meta, c: list[Any]) -> _Arg:
+        refs = Refs(tuple(str(name) for name in c if name is not None))
+        return _Arg(None, refs, meta.column, meta.end_column - meta.column)
 
     def interval(self, c: list[Any]) -> Range:
         start, to, end = c
@@ -358,10 +363,8 @@ def _operand(arg: _Arg, args: list[Operand], kinds: list[str], instr: Instr) -> 
     if isinstance(arg.value, Range):
         raise StatementError("a range alone is no operand", arg.column, arg.width)
     kind = kinds[len(args)] if len(args) < len(kinds) else ""
-    values = arg.value if isinstance(arg.value, tuple) else (arg.value,)
-    for value in values:
-        instr.columns[len(args)] = (arg.column, arg.width)
-        args.append(value if kind == "int" else _name(value))
+    instr.columns[len(args)] = (arg.column, arg.width)
+    args.append(arg.value if kind == "int" else _name(arg.value))
 
 
 def _option(arg: _Arg, kind: str) -> Option:

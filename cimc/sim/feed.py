@@ -47,6 +47,13 @@ class Feed:
         self._batched = set(counts)
         self.samples = next(iter(counts.values()), 1)
 
+    def sample(self, index: int) -> dict[str, Any]:
+        """The inputs of one sample by ONNX name, in the shapes the program was compiled for."""
+        return {
+            name: value[index if name in self._batched else 0]
+            for name, value in self._values.items()
+        }
+
     def _names(self, inputs: Mapping[str, Array]) -> list[CompileError]:
         listed = "; ".join(f"'{name}': {_expected(mem)}" for name, mem in self._mems.items())
         help = f"the program takes {listed}" if listed else "the program takes no inputs"
@@ -154,7 +161,7 @@ class Outputs:
 
     def _join(self, mem: Mem, values: list[Any], samples: int) -> Any:
         if mem.shape is None:
-            return _join_host(values, mem.batch)
+            return join_samples(values, mem.batch)
         empty = np.zeros((0, *mem.shape), dtype=container(mem.type))
         stacked = np.concatenate([empty, *values])
         if mem.batch is None:
@@ -164,7 +171,8 @@ class Outputs:
         return np.moveaxis(stacked, 0, mem.batch).reshape(shape)
 
 
-def _join_host(values: list[Any], batch: int | None) -> Any:
+def join_samples(values: list[Any], batch: int | None) -> Any:
+    """Values of N samples along the batch axis; see `Outputs.join`."""
     if len(values) == 1:
         return values[0]
     arrays = all(isinstance(value, np.ndarray) for value in values)

@@ -105,11 +105,14 @@ STATEMENTS = [
     ("%y = cim.relu(%x) axis 1: i32[1]", "2:26 1", "unexpected `1`, expected `=`"),
     ("%y = relu(%x): i32[1]", "2:8 relu", "expected an operation such as `cim.conv`"),
     ("const %c: i8[1] = seed=1", "2:21 seed", "`random seed=…`"),
+    (f"place %x[0:{'9' * 5000}] blocks=0:1 width=1", "2:34 " + "9" * 20, "unexpected"),
     ("frobnicate", "2:3 frobnicate", "unexpected `frobnicate`, expected"),
 ]
 
 
-@pytest.mark.parametrize(("line", "place", "words"), STATEMENTS, ids=[s[0] for s in STATEMENTS])
+@pytest.mark.parametrize(
+    ("line", "place", "words"), STATEMENTS, ids=[s[0][:60] for s in STATEMENTS]
+)
 def test_statement(line: str, place: str, words: str) -> None:
     (error,) = errors_of(body(line))
     assert at(error) == place

@@ -286,6 +286,7 @@ wins = st.builds(
     before=befores(), after=tails,
 )  # fmt: skip
 remaps = st.builds(Remap, numbers, numbers, numbers, before=befores(), after=tails)
+decls = st.one_of(mems, views, wins, remaps)
 targets = st.builds(
     TargetLine, texts, numbers, numbers, numbers, st.lists(variables, max_size=3).map(tuple),
     numbers, before=befores(), after=tails,
@@ -309,7 +310,7 @@ def datas(draw: st.DrawFn) -> Data:
 def programs(draw: st.DrawFn) -> Program:
     before, trailing = draw(befores()), draw(befores())
     return Program(
-        draw(targets), draw(texts), draw(st.lists(st.one_of(mems, views, wins, remaps), max_size=3)),
+        draw(targets), draw(texts), draw(st.lists(decls, max_size=3)),
         draw(st.lists(sections, max_size=2)), draw(st.lists(datas(), max_size=2)),
         before=before[1:] if before[:1] == ("",) else before,
         trailing=trailing[:-1] if trailing[-1:] == ("",) else trailing,

@@ -49,5 +49,5 @@ def test_each_setting_is_in_the_spec(directive: str) -> None:
     line = next(line for line in SPEC.splitlines() if line.startswith(f"| `.{directive} ")
                 and "host" not in line.split("|")[1])  # fmt: skip
     for setting in SETTINGS[directive]:
-        default = "" if setting.default is None else str(setting.default)
+        default = "" if not setting.default else str(setting.default)
         assert f" {setting.name}={default}" in line.split("|")[1]

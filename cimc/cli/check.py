@@ -1,0 +1,75 @@
+"""`cimc check MODEL [PROGRAM]`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cimc.cli import options
+
+
+@click.command()
+@click.argument("model", type=click.Path(dir_okay=False))
+@click.argument("program", required=False, type=click.Path(dir_okay=False))
+@click.option("--input", "input_file", type=click.Path(dir_okay=False), help="Inputs, .npz.")
+@click.option("--samples", default=4, show_default=True, help="Random samples without --input.")
+@click.option("--seed", default=0, show_default=True, help="Of the random samples.")
+@options.pipeline
+@options.shape
+@options.target
+@options.plugin
+@click.pass_context
+def command(
+    ctx: click.Context,
+    model: str,
+    program: str | None,
+    input_file: str | None,
+    samples: int,
+    seed: int,
+    pipeline: str | None,
+    shapes: tuple[str, ...],
+    target: str | None,
+    settings: tuple[str, ...],
+    plugins: tuple[str, ...],
+) -> None:
+    """Run a program and its model on the same inputs and compare every output bit.
+
+    The model runs in onnxruntime with graph optimisation off, QONNX operators by their
+    definition, one sample at a time. Without PROGRAM the model is compiled first. The last
+    line is `bit-exact: yes`, `no`, or `n/a` for float outputs that agree within rounding;
+    the exit code is 1 for `no`.
+    """
+    sizes, overrides = options.parse_shapes(shapes), options.parse_settings(settings)
+    from cimc import api, oracle
+    from cimc.cli import arrays
+
+    if program is not None:
+        compiled = api.load(program)
+        if pipeline is not None and pipeline != compiled.program.pipeline:
+            raise click.UsageError(
+                f"the program was compiled with -p {compiled.program.pipeline}, not {pipeline}"
+            )
+    else:
+        compiled = api.compile(
+            model,
+            pipeline=pipeline or api.DEFAULT_PIPELINE,
+            target=target or api.DEFAULT_TARGET,
+            overrides=overrides,
+            shapes=sizes,
+            plugins=plugins,
+        )
+    reference = oracle.open_oracle(model, compiled.program)
+    inputs = arrays.ports(compiled.program)
+    if input_file is not None:
+        feeds = arrays.read_inputs(Path(input_file), inputs)
+    else:
+        feeds = arrays.seeded_inputs(inputs, samples, seed)
+        click.echo(f"no --input: {samples} random samples, seed {seed}")
+    found = compiled.run(feeds).outputs
+    comparisons = oracle.compare(reference(feeds), found)
+    for comparison in comparisons:
+        click.echo(str(comparison))
+    verdict = oracle.verdict(comparisons)
+    click.echo(f"bit-exact: {verdict}")
+    ctx.exit(1 if verdict.startswith("no") else 0)

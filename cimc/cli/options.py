@@ -1,0 +1,86 @@
+"""Options that several commands share, and their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+F = Callable[..., Any]
+
+
+def _together(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+pipeline = click.option(
+    "-p",
+    "--pipeline",
+    default=None,
+    metavar="LIST",
+    help="Passes and pipelines, separated by commas; options in braces: name{option=value}.",
+)
+plugin = click.option(
+    "--plugin", "plugins", multiple=True, metavar="FILE.py", help="Load passes from a file."
+)
+shape = click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="INPUT=1,3,224,224",
+    help="Sizes of an input; needed for symbolic dimensions other than the batch.",
+)
+target = _together(
+    click.option(
+        "--target", default=None, metavar="NAME|FILE.toml", help="Hardware; see `cimc targets`."
+    ),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override a figure of the target, such as rows=128 or energy.sense=0.5.",
+    ),
+)
+debug = _together(
+    click.option(
+        "--dump-dir",
+        type=click.Path(file_okay=False),
+        help="Write the graph after each pass into this folder.",
+    ),
+    click.option(
+        "--check-each",
+        is_flag=True,
+        help="Run the graph before and after each exact pass on the same inputs.",
+    ),
+    click.option("--timings", is_flag=True, help="Print the time that each pass took."),
+)
+
+
+def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """`("x=1,3,224,224",)` as sizes by input name; click.UsageError for anything else."""
+    shapes = {}
+    for text in texts:
+        name, equals, sizes = text.rpartition("=")
+        parts = [p for p in sizes.split(",") if p]
+        if not equals or not name or not all(p.strip().isdigit() for p in parts):
+            raise click.UsageError(f"--shape {text}: write INPUT=1,3,224,224")
+        shapes[name] = tuple(int(p) for p in parts)
+    return shapes
+
+
+def parse_settings(texts: tuple[str, ...]) -> dict[str, str]:
+    """`("rows=128",)` as text by key; click.UsageError for anything else."""
+    settings = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key or not value:
+            raise click.UsageError(f"--set {text}: write KEY=VALUE")
+        settings[key.strip()] = value.strip()
+    return settings

@@ -1,0 +1,29 @@
+"""`cimc passes`"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+
+from cimc.cli import options
+
+
+@click.command()
+@options.plugin
+def command(plugins: tuple[str, ...]) -> None:
+    """List passes and pipelines: name, exact or approximate, what each does, options."""
+    from cimc.driver.registry import load_registry
+
+    registry = load_registry(plugins)
+    width = max(map(len, (*registry.passes, *registry.pipelines)))
+    click.echo("passes")
+    for name, cls in registry.passes.items():
+        click.echo(f"  {name:<{width}}  {cls.kind:<11}  {cls.summary}")
+        for field in dataclasses.fields(cls):
+            default = "" if field.default is dataclasses.MISSING else f"={field.default}"
+            click.echo(f"  {'':<{width}}  {'option':<11}  {field.name}{default}")
+    click.echo("pipelines")
+    for name, spec in registry.pipelines.items():
+        click.echo(f"  {name:<{width}}  {registry.summaries[name]}")
+        click.echo(f"  {'':<{width}}  = {spec}")
