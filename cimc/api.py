@@ -1,10 +1,10 @@
 """The way through in Python: `compile`, `load`, and what they return.
 
-    import cimc
-    program = cimc.compile("model.onnx", target="digital-rram-180nm")
-    result = program.run({"image": images})
-    result.outputs["logits"], result.counts, result.energy.total
-    program.save("out.cim")
+import cimc
+program = cimc.compile("model.onnx", target="digital-rram-180nm")
+result = program.run({"image": images})
+result.outputs["logits"], result.counts, result.energy.total
+program.save("out.cim")
 """
 
 from __future__ import annotations

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.bounds import bounds
 from cimc.driver.elementwise import data_input, rising
@@ -76,7 +74,7 @@ def _move_pool(rw: Rewriter, chain: _Chain) -> bool:
     assert chain.pool is not None
     sign, pool = chain.nodes[0], chain.nodes[chain.pool]
     after, before = chain.nodes[: chain.pool], chain.nodes[chain.pool + 1 :]
-    kernel: Any = pool.attrs["kernel_shape"]
+    kernel = pool.ints_attr("kernel_shape")
     attrs = window_attrs(pool, kernel)
     if attrs is None:
         return False

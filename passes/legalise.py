@@ -8,7 +8,8 @@ from cimc.driver import Pass, PassContext
 from cimc.driver.bounds import bounds
 from cimc.errors import CompileError, raise_all
 from cimc.frontend.evaluate import outline
-from cimc.ir.graph import Graph, Node, Value
+from cimc.frontend.macs import macs
+from cimc.ir.graph import Graph, Node, Value, layer_name
 from cimc.ir.ops import HOST
 from cimc.ir.rules import Misfit, input_planes
 from cimc.ir.types import is_integer
@@ -19,8 +20,6 @@ _BETWEEN = (
     "cim.threshold", "cim.max_pool", "cim.add", "cim.relu", "cim.reshape", "cim.transpose",
 )  # fmt: skip
 _VIEWS = ("cim.reshape", "cim.transpose")
-# Host operations whose reason the user wants to know.
-_LINEAR = ("onnx.Conv", "onnx.MatMul", "onnx.Gemm", "onnx.ConvTranspose", *LAYERS)
 
 
 def _refusal(node: Node, graph: Graph, ctx: PassContext) -> str:
@@ -78,7 +77,7 @@ def _check_widths(graph: Graph, tiles: set[Node], ctx: PassContext) -> None:
                 CompileError(
                     f"its sums reach {reach}, which needs an accumulator of {need} bits; the "
                     f"target has {ctx.geometry.acc_bits}",
-                    f"layer '{node.source or node.output.name}'",
+                    f"layer '{layer_name(node)}'",
                     help=f"use a target with acc_bits of at least {need}",
                 )
             )
@@ -121,8 +120,7 @@ def _fragment(graph: Graph, nodes: list[Node], name: str) -> Node:
         results.append(result)
     part.inputs = [inner[v] for v in inputs]
     _own_constants(graph, part, set(nodes))
-    reasons = list(dict.fromkeys(_reason(n) for n in nodes if n.op in _LINEAR))
-    host = Node(HOST, list(inputs), results, {"body": part}, why="; ".join(reasons) or None)
+    host = Node(HOST, list(inputs), results, {"body": part}, why=_reasons(nodes))
     for old, new in zip(outputs, results):
         for node in graph.nodes:
             if node not in set(nodes):
@@ -157,9 +155,14 @@ def _own_constants(graph: Graph, part: Graph, nodes: set[Node]) -> None:
             _use(node, value, copy)
 
 
-def _reason(node: Node) -> str:
-    label = node.source or node.outputs[0].name
-    return f"{label}: {node.why or 'it is not recognised as an integer layer'}"
+def _reasons(nodes: list[Node]) -> str | None:
+    """Why the layers among the operations are here: `reason: layer, layer; reason: …`."""
+    layers: dict[str, list[str]] = {}
+    for node in nodes:
+        if macs(node):
+            why = node.why or f"{node.op} is not a layer with binary or ternary weights"
+            layers.setdefault(why, []).append(layer_name(node))
+    return "; ".join(f"{why}: {', '.join(names)}" for why, names in layers.items()) or None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -164,9 +163,7 @@ def _right(
     return why
 
 
-def _left(
-    rw: Rewriter, node: Node, w: Array, b: Value, scale: float, bias: Value | None
-) -> str:
+def _left(rw: Rewriter, node: Node, w: Array, b: Value, scale: float, bias: Value | None) -> str:
     """W[M,K] · x[…,K,N]: positions along N, kernels along M, so a convolution of one tap."""
     x = _operand(rw, b)
     if isinstance(x, str):
@@ -190,7 +187,7 @@ def _left(
 
 def _gemm(rw: Rewriter, node: Node) -> str:
     """4. Gemm(d(x), ±α, C) ⇒ d(cim.matmul) * α·alpha + beta·C; either side may be constant"""
-    alpha, beta = float(node.attrs.get("alpha", 1.0)), float(node.attrs.get("beta", 1.0))  # type: ignore[arg-type]
+    alpha, beta = node.float_attr("alpha", 1.0), node.float_attr("beta", 1.0)
     if not power_of_two(alpha):
         return f"alpha={alpha:g} is not a power of two, so the sum rounds"
     bias = node.inputs[2] if len(node.inputs) > 2 else None
@@ -250,5 +247,3 @@ class RecogniseLayers(Pass):
                 rw.changed = True
         graph.remove_dead()
         return rw.changed
-
-

@@ -57,7 +57,7 @@ def _max_pool(rw: Rewriter, node: Node) -> None:
     found = rw.dequant(node.inputs[0])
     if found is None or found[1] <= 0 or len(node.outputs) > 1:
         return
-    attrs = window_attrs(node, node.attrs["kernel_shape"])  # type: ignore[arg-type]
+    attrs = window_attrs(node, node.ints_attr("kernel_shape"))
     if attrs is None:
         return
     attrs = {"kernel": node.attrs["kernel_shape"]} | attrs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from cimc.driver import Pass, PassContext
 from cimc.ir.graph import Graph, Node, Place
@@ -17,9 +18,7 @@ def _places(node: Node, rows: int, cols: int) -> list[Place]:
     width = min(cols, shape.columns)
     blocks = shape.blocks(width)
     cuts = [*range(0, shape.channels, rows), shape.channels]
-    return [
-        Place(node.arg(1), (a, b), 0, blocks, width) for a, b in zip(cuts, cuts[1:]) if b > a
-    ]
+    return [Place(node.arg(1), (a, b), 0, blocks, width) for a, b in pairwise(cuts) if b > a]
 
 
 @dataclass(frozen=True)

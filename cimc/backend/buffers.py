@@ -99,7 +99,7 @@ class Buffers:
         name = self.fresh(value.name)
         self._names[value] = name
         shape = value.tensor.static
-        assert shape is not None and value.elem
+        assert shape is not None
         rank = len(shape)
         view = View(name, value.elem, shape, base, axis=min(1, max(0, rank - 1)))
         if op == "cim.transpose":

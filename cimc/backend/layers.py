@@ -50,8 +50,8 @@ def program_cells(nest: Nest, data: str, planes: int, channels: int, segments: i
         first = nest.group * (planes * channels) + plane * channels + nest.channel
         rows = Rows(tile, Range.of(row, nest.size))
         source = Ref(data, range=Range.of(first, nest.size))
-        opts = {"seg": nest.segment} if segments > 1 else {}
-        body += [Instr("reset", (rows, source), dict(opts)), Instr("set", (rows, source), opts)]
+        for op in ("reset", "set"):
+            body.append(Instr(op, (rows, source), {"seg": nest.segment} if segments > 1 else {}))
     return loops([*nest.units, *nest.inner, *nest.chunks], body)
 
 
@@ -84,9 +84,7 @@ def _clear(start: int | Affine, size: int) -> Body:
     return [Instr("acc.clr", (Reg("a", Range.of(start, size)),))]
 
 
-def _store(
-    stores: Sequence[Store], channel: Affine, row: Affine, size: int
-) -> Body:
+def _store(stores: Sequence[Store], channel: Affine, row: Affine, size: int) -> Body:
     body: Body = []
     sums = Reg("a", Range.of(row, size))
     for store in stores:
@@ -106,9 +104,7 @@ def _segment(nest: Nest, load: Load, recipe: Recipe) -> Body:
         return _plane(nest, load, recipe, Affine(), 1)
     top = load.planes - 1 if load.negative_top else load.planes
     var = Affine.of("b")
-    body: Body = [
-        Loop("for", "b", Affine(), Affine.of(top), _plane(nest, load, recipe, var, 1))
-    ]
+    body: Body = [Loop("for", "b", Affine(), Affine.of(top), _plane(nest, load, recipe, var, 1))]
     if load.negative_top:
         body += _plane(nest, load, recipe, Affine(top), -1)
     return body
@@ -126,9 +122,9 @@ def _plane(nest: Nest, load: Load, recipe: Recipe, plane: Affine, sign: int) -> 
     bits, counts = (Reg(name, Range.of(0, nest.size)) for name in ("d", "c"))
     for term in recipe.terms:
         tile, row = nest.rows_of(term.plane)
-        latch = Reg("x" if term.latch == "x" else f"x{term.latch}")
+        filled = Reg("x" if term.latch == "x" else f"x{term.latch}")
         cells = Rows(tile, Range.of(row, nest.size))
-        rows.append(Instr(f"read.{term.function}", (bits, cells, latch)))
+        rows.append(Instr(f"read.{term.function}", (bits, cells, filled)))
         rows.append(Instr("popc", (counts, bits)))
         rows += _accumulate(sums, counts, sign * term.weight, plane)
     return [*body, *loops(nest.chunks, rows)]

@@ -18,7 +18,7 @@ from cimc.backend.nest import nests
 from cimc.driver.base import Geometry
 from cimc.frontend.export import to_onnx
 from cimc.frontend.macs import graph_macs, macs
-from cimc.ir.graph import Graph, Node, Value, identifier
+from cimc.ir.graph import Graph, Node, Value, identifier, layer_name
 from cimc.ir.kernels import cells, kernel_shape
 from cimc.ir.ops import HOST
 from cimc.ir.rules import input_planes, window
@@ -100,7 +100,7 @@ class _Lowering:
             self._between(node)
 
     def _label(self, node: Node, name: str | None = None) -> str:
-        base = identifier(name or node.source or node.outputs[0].name)
+        base = identifier(name or layer_name(node))
         label, k = base, 2
         while label in self.labels:
             label, k = f"{base}.{k}", k + 1
@@ -141,9 +141,7 @@ class _Lowering:
             self.load.append(Layer(label, body))
         load, positions = self._input(node, label, width, segments)
         recipe = recipes.recipe(x.elem, w.elem, self.geometry.functions)
-        body = layers.layer(
-            runs, load, recipe, self._stores(node), shape.channels, positions
-        )
+        body = layers.layer(runs, load, recipe, self._stores(node), shape.channels, positions)
         kind = "x".join(str(d) for d in (w.tensor.shape or ()))
         note = f"# {kind}, {x.elem} x {w.elem}, {macs(node)} MACs"
         self.infer.append(Layer(label, body, after=note))
@@ -160,9 +158,7 @@ class _Lowering:
             self.names[w] = name
         return self.names[w]
 
-    def _input(
-        self, node: Node, label: str, width: int, segments: int
-    ) -> tuple[layers.Load, int]:
+    def _input(self, node: Node, label: str, width: int, segments: int) -> tuple[layers.Load, int]:
         """The latch load of a layer, and the number of its positions."""
         x = node.arg(0)
         planes, negative = input_planes(x.elem), x.elem[0] == "i"
@@ -195,7 +191,7 @@ class _Lowering:
         stores = []
         rest = acc in self.graph.outputs
         for user in self.users.get(acc, ()):
-            if user.op != "cim.threshold" or user.attrs.get("axis", 1) != axis:
+            if user.op != "cim.threshold" or user.int_attr("axis", 1) != axis:
                 rest = True
                 continue
             self.fused.add(user)
@@ -221,7 +217,7 @@ class _Lowering:
 
     def _between(self, node: Node) -> None:
         instruction = _ELEMENTWISE[node.op]
-        axis = int(node.attrs.get("axis", 1)) if node.op == "cim.threshold" else -1  # type: ignore[call-overload]
+        axis = node.int_attr("axis", 1) if node.op == "cim.threshold" else -1
         dims = node.output.tensor.static
         assert dims is not None
         axis = axis if axis >= 0 else min(1, max(0, len(dims) - 1))

@@ -124,8 +124,7 @@ def _nest(places: Sequence[Place], shape: KernelShape) -> Nest:
         tile=tile + place.tile,
         row=row + place.row,
         planes=tuple(
-            (p // per_tile, p % per_tile * size) if spread else (0, p * size)
-            for p in range(planes)
+            (p // per_tile, p % per_tile * size) if spread else (0, p * size) for p in range(planes)
         ),
     )
 

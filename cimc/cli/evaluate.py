@@ -53,7 +53,7 @@ def command(
             outputs = compiled.run(feeds, progress=progress).outputs
     else:
         outputs = oracle.open_oracle(file, compiled.program)(feeds)
-    name, scores = next(iter(outputs.items()))
+    scores = next(iter(outputs.values()))
     guesses: Any = np.asarray(scores).reshape(len(labels), -1)
     if guesses.shape[1] > 1:
         guesses = guesses.argmax(axis=1)

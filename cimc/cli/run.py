@@ -79,6 +79,7 @@ def _brief(array: object) -> str:
 
     if not isinstance(array, np.ndarray):
         return str(array)[:200]
-    values = ", ".join(f"{v:.6g}" if array.dtype.kind == "f" else str(v) for v in array.ravel()[:10])
+    form = "{:.6g}" if array.dtype.kind == "f" else "{}"
+    values = ", ".join(form.format(v) for v in array.ravel()[:10])
     more = ", …" if array.size > 10 else ""
     return f"{array.dtype}{list(array.shape)} [{values}{more}]"

@@ -21,8 +21,16 @@ def print_summary(program: Program, path: str) -> None:
         f"({target.name}), pipeline {program.pipeline}"
     )
     for data in program.data:
-        if data.why:
-            click.echo(f"on the host: {data.why}")
+        for reason in filter(None, data.why.split("; ")):
+            click.echo(f"on the host: {_shorten(reason)}")
+
+
+def _shorten(reason: str, most: int = 4) -> str:
+    """`why: a, b, c, d and 49 more`"""
+    why, _, names = reason.partition(": ")
+    layers = names.split(", ")
+    more = f" and {len(layers) - most} more" if len(layers) > most else ""
+    return f"{why}: {', '.join(layers[:most])}{more}"
 
 
 def print_timings(timings: Sequence[Timing], err: bool = False) -> None:

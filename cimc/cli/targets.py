@@ -19,7 +19,9 @@ def command(name: str | None) -> None:
             click.echo(f"{builtin}  {load_target(builtin).summary}")
         return
     target = load_target(name)
-    table = Table("figure", "value", "unit", "status", "source", title=f"{target.name}: {target.summary}")
+    table = Table(title=f"{target.name}: {target.summary}")
+    for heading in ("figure", "value", "unit", "status", "source"):
+        table.add_column(heading)
     for key, figure in target.figures.items():
         table.add_row(key, str(figure.value), figure.unit, figure.status, figure.source)
     Console().print(table)

@@ -62,11 +62,11 @@ def _batch_norm(node: Node) -> bool:
 
 
 def _scale(node: Node) -> bool:
-    return float(node.attrs.get("scale", 1.0)) >= 0  # type: ignore[arg-type]
+    return node.float_attr("scale", 1.0) >= 0
 
 
 def _slope(node: Node) -> bool:
-    return float(node.attrs.get("alpha", 0.01)) >= 0  # type: ignore[arg-type]
+    return node.float_attr("alpha", 0.01) >= 0
 
 
 def _slopes(node: Node) -> bool:

@@ -102,7 +102,7 @@ class Rewriter:
         node = self.producer(value, "cim.dequant")
         if node is None:
             return None
-        return node.arg(0), float(node.attrs.get("scale", 1.0))  # type: ignore[arg-type]
+        return node.arg(0), node.float_attr("scale", 1.0)
 
 
 def scalar(value: Value | None) -> float | None:

@@ -115,10 +115,10 @@ def _from_table(values: Any, signs: Any, to: str) -> Steps | None:
         to = "bip"
     if to == "u1":
         signs = signs * 2 - 1
-    rising_, falling = (np.all(op(signs[1:], signs[:-1]), axis=0) for op in (np.greater_equal, np.less_equal))
-    if not np.all(rising_ | falling):
+    climbs = np.all(signs[1:] >= signs[:-1], axis=0)
+    if not np.all(climbs | np.all(signs[1:] <= signs[:-1], axis=0)):
         return None
-    flips = np.where(rising_, 1, -1).astype(np.int8)
+    flips = np.where(climbs, 1, -1).astype(np.int8)
     levels = (0, 1) if to == "tern" else (1,)
     thresholds = [_first(values, signs * flips >= level) for level in levels]
     if to != "tern":  # bits have no zero: a mirrored step compares with the complement

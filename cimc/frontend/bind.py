@@ -86,7 +86,10 @@ def _bound(
             continue
         size = given if given is not None else symbols.get(dim, 1 if axis == 0 else None)
         if size is None:
-            example = ",".join(str(d) if isinstance(d, int) else "…" for d in dims)
+            example = ",".join(
+                str(d) if isinstance(d, int) else "1" if k == 0 else str(d).upper()
+                for k, d in enumerate(dims)
+            )
             errors.append(
                 CompileError(
                     f"input '{name}' has the unknown dimension '{dim}' along axis {axis}",

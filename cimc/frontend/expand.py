@@ -47,9 +47,7 @@ def _conv(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: st
         shape = e.const([0, -1], np.int64)
         e.cast(e.node("Reshape", y, shape), code_of("i32"), out)
         return
-    y = e.node(
-        "Conv", x, w, strides=strides, pads=pads, dilations=dilations, group=attrs["group"]
-    )
+    y = e.node("Conv", x, w, strides=strides, pads=pads, dilations=dilations, group=attrs["group"])
     e.cast(y, code_of("i32"), out)
 
 
@@ -93,11 +91,9 @@ def _threshold(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], ou
 
 def _max_pool(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
     strides, pads, dilations = window(attrs, len(attrs["kernel"]))
-    optional = {"dilations": dilations} if e.opset >= 10 else {}
+    optional: dict[str, Any] = {"dilations": dilations} if e.opset >= 10 else {}
     x = e.cast(ins[0], F64)
-    y = e.node(
-        "MaxPool", x, kernel_shape=attrs["kernel"], strides=strides, pads=pads, **optional
-    )
+    y = e.node("MaxPool", x, kernel_shape=attrs["kernel"], strides=strides, pads=pads, **optional)
     e.cast(y, code_of(node.output.elem), out)
 
 
@@ -116,7 +112,7 @@ def _dequant(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out:
     if attrs["scale"] == 1.0:
         e.cast(ins[0], F32, out)
         return
-    e.node("Mul", e.cast(ins[0], F32), e.const(np.float32(attrs["scale"])), out=out)
+    e.node("Mul", e.cast(ins[0], F32), e.const(np.asarray(attrs["scale"], np.float32)), out=out)
 
 
 def _reshape(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:

@@ -47,7 +47,7 @@ def _round(e: Emitter, node: Node, x: str, mode: str, limit: float) -> str:
             f"node '{node.source}' ({node.op})",
         )
     # Adding 1.5 * 2**23 leaves no fraction bits: the FPU rounds half to even. |x| < 2**22.
-    shift = e.const(np.float32(1.5 * 2**23))
+    shift = e.const(np.asarray(1.5 * 2**23, np.float32))
     return e.node("Sub", e.node("Add", x, shift), shift)
 
 
@@ -58,7 +58,7 @@ def _quant(e: Emitter, node: Node, ins: list[str], out: str) -> None:
     mode = str(node.attrs.get("rounding_mode", "ROUND")).upper()
     q = e.node("Add", e.node("Div", x, scale), zero)
     if signed and bits.size == 1 and bits.item() == 1:
-        q = e.where(e.at_least(q, e.const(np.float32(0))), 1.0, -1.0, F32)
+        q = e.where(e.at_least(q, e.const(np.asarray(0, np.float32))), 1.0, -1.0, F32)
     else:
         low, high = int_limits(signed, narrow, bits)
         q = e.node("Max", e.node("Min", q, e.const(high)), e.const(low))
@@ -67,7 +67,7 @@ def _quant(e: Emitter, node: Node, ins: list[str], out: str) -> None:
 
 
 def _bipolar_quant(e: Emitter, node: Node, ins: list[str], out: str) -> None:
-    positive = e.at_least(ins[0], e.const(np.float32(0)))
+    positive = e.at_least(ins[0], e.const(np.asarray(0, np.float32)))
     e.node("Mul", e.where(positive, 1.0, -1.0, F32), ins[1], out=out)
 
 

@@ -52,13 +52,9 @@ def to_onnx(graph: Graph) -> ModelProto:
     taken |= set(graph.output_names)
     proto = _graph(graph, opsets["onnx"], taken, names)
     used = {"onnx"} | {n.domain for n in _all_nodes(graph)} - {"cim", "qonnx"}
-    imports = [
-        helper.make_opsetid(DOMAIN.get(p, p), opsets.get(p, 1)) for p in sorted(used)
-    ]
+    imports = [helper.make_opsetid(DOMAIN.get(p, p), opsets.get(p, 1)) for p in sorted(used)]
     version = max(8, helper.find_min_ir_version_for(imports, ignore_unknown=True))
-    return helper.make_model(
-        proto, opset_imports=imports, ir_version=version, producer_name="cimc"
-    )
+    return helper.make_model(proto, opset_imports=imports, ir_version=version, producer_name="cimc")
 
 
 def _names(graph: Graph) -> dict[Value, str]:
@@ -183,7 +179,7 @@ def _list_kind(op: str, domain: str, key: str) -> int:
         return AttributeProto.INTS
     schema = defs.get_schema(op, domain=domain)
     known = schema.attributes.get(key)
-    return AttributeProto.INTS if known is None else int(known.type.value)
+    return AttributeProto.INTS if known is None else int(known.type.value)  # type: ignore[attr-defined]
 
 
 def _tensor(value: Value, name: str) -> TensorProto:
@@ -192,7 +188,7 @@ def _tensor(value: Value, name: str) -> TensorProto:
     code = code_of(value.elem)
     if value.elem == "str":
         flat = [str(s).encode("utf-8", "surrogateescape") for s in array.ravel().tolist()]
-        return helper.make_tensor(name, code, array.shape, flat)
+        return numpy_helper.from_array(np.array(flat, dtype=object).reshape(array.shape), name)
     wanted = helper.tensor_dtype_to_np_dtype(code)
     return numpy_helper.from_array(_as(array, wanted), name)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TypeProto, numpy_helper
 
 from cimc.errors import CompileError, raise_all
@@ -22,6 +23,7 @@ from cimc.frontend.load import load_model
 from cimc.frontend.session import open_session
 from cimc.ir.graph import Attr, Graph, Node, Value, identifier
 from cimc.ir.types import AnyType, OptType, SeqType, TensorType, Type, is_float
+
 
 def import_onnx(path: str | Path) -> Graph:
     """The graph of an ONNX file; symbolic dimensions are kept. Raises CompileError."""
@@ -137,12 +139,12 @@ class _Importer:
             raise CompileError(f"tensor '{name}' is damaged: {error}", self.where) from None
         return self.const_array(graph, name, array, elem)
 
-    def const_array(
-        self, graph: Graph, name: str, array: Any, elem: str | None = None
-    ) -> Value:
+    def const_array(self, graph: Graph, name: str, array: Any, elem: str | None = None) -> Value:
         if elem is None:
-            elem = "str" if array.dtype == object else elem_of(
-                onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+            elem = (
+                "str"
+                if array.dtype == object
+                else elem_of(onnx.helper.np_dtype_to_tensor_dtype(array.dtype))
             )
         assert elem is not None
         value = Value(self.fresh(name), TensorType(elem, array.shape), const=unpack(array, elem))

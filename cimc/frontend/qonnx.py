@@ -7,7 +7,7 @@ run as the ONNX nodes of `expand_qonnx.py`, which tests hold against this file.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ DOMAINS = (
 )
 Attrs = dict[str, Any]
 
-ROUNDING = {
+ROUNDING: dict[str, Callable[[Any], Any]] = {
     "ROUND": np.round,
     "HALF_EVEN": np.round,
     "CEIL": np.ceil,
@@ -30,7 +30,7 @@ ROUNDING = {
 }
 
 
-def int_limits(signed: bool, narrow: bool, bits: Array) -> tuple[Array, Array]:
+def int_limits(signed: bool, narrow: bool, bits: Any) -> tuple[Array, Array]:
     """Smallest and largest integer of a quantised tensor, as float32."""
     two = np.float64(2.0)
     if signed:
@@ -42,10 +42,14 @@ def int_limits(signed: bool, narrow: bool, bits: Array) -> tuple[Array, Array]:
     return np.asarray(low, np.float32), np.asarray(high, np.float32)
 
 
+def _floats(args: Sequence[Array]) -> list[Any]:
+    return [np.asarray(a, np.float32) for a in args]
+
+
 def quant(args: Sequence[Array], attrs: Attrs) -> Array:
     """Quant / IntQuant(x, scale, zero_point, bit_width; signed, narrow, rounding_mode):
     (round(clip(x / scale + zero_point)) - zero_point) * scale."""
-    x, scale, zero, bits = (np.asarray(a, np.float32) for a in args)
+    x, scale, zero, bits = _floats(args)
     signed, narrow = bool(attrs.get("signed", 1)), bool(attrs.get("narrow", 0))
     q = x / scale + zero
     if signed and bits.size == 1 and bits.item() == 1:
@@ -60,13 +64,13 @@ def quant(args: Sequence[Array], attrs: Attrs) -> Array:
 
 def bipolar_quant(args: Sequence[Array], attrs: Attrs) -> Array:
     """BipolarQuant(x, scale): +scale where x >= 0, else -scale."""
-    x, scale = (np.asarray(a, np.float32) for a in args)
+    x, scale = _floats(args)
     return np.asarray(np.where(x >= 0, np.float32(1), np.float32(-1)) * scale, np.float32)
 
 
 def trunc(args: Sequence[Array], attrs: Attrs) -> Array:
     """Trunc(x, scale, zero_point, in_bits, out_bits), version 1: drop the low bits."""
-    x, scale, zero, in_bits, out_bits = (np.asarray(a, np.float32) for a in args)
+    x, scale, zero, in_bits, out_bits = _floats(args)
     q = np.round(x / scale + zero)
     q = q / np.float32(2.0) ** (in_bits - out_bits)
     q = ROUNDING[attrs.get("rounding_mode", "FLOOR").upper()](q)
@@ -76,7 +80,7 @@ def trunc(args: Sequence[Array], attrs: Attrs) -> Array:
 def multi_threshold(args: Sequence[Array], attrs: Attrs) -> Array:
     """MultiThreshold(x, thresholds[C,T]; out_scale, out_bias, data_layout): how many of the
     channel's thresholds x reaches, times out_scale, plus out_bias."""
-    x, thresholds = (np.asarray(a, np.float32) for a in args)
+    x, thresholds = _floats(args)
     last = str(attrs.get("data_layout", "NCHW")).endswith("C") and x.ndim > 2
     along = np.moveaxis(x, -1, 1) if last else x
     shape = (1, thresholds.shape[0], *(1,) * (along.ndim - 2), thresholds.shape[1])

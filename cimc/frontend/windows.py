@@ -16,9 +16,9 @@ def window_attrs(node: Node, kernel: Sequence[int]) -> dict[str, Any] | None:
     gives the output size that ONNX shape inference found (ceil_mode).
     """
     rank = len(kernel)
-    strides = tuple(node.attrs.get("strides") or (1,) * rank)  # type: ignore[arg-type]
-    dilations = tuple(node.attrs.get("dilations") or (1,) * rank)  # type: ignore[arg-type]
-    pads = tuple(node.attrs.get("pads") or (0,) * (2 * rank))  # type: ignore[arg-type]
+    strides = node.ints_attr("strides") or (1,) * rank
+    dilations = node.ints_attr("dilations") or (1,) * rank
+    pads = node.ints_attr("pads") or (0,) * (2 * rank)
     auto = node.attrs.get("auto_pad", "NOTSET") or "NOTSET"
     reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations)]
     if auto in ("SAME_UPPER", "SAME_LOWER"):
@@ -70,7 +70,5 @@ def _ceil(
     if sizes is None or out is None:
         return None
     rank = len(sizes)
-    ends = [
-        max(0, (out[i] - 1) * strides[i] + reach[i] - sizes[i] - pads[i]) for i in range(rank)
-    ]
+    ends = [max(0, (out[i] - 1) * strides[i] + reach[i] - sizes[i] - pads[i]) for i in range(rank)]
     return (*pads[:rank], *ends)

@@ -89,6 +89,24 @@ class Node:
         assert value is not None, f"{self.op}: input {index} is missing"
         return value
 
+    def int_attr(self, name: str, default: int) -> int:
+        """An integer attribute."""
+        value = self.attrs.get(name, default)
+        assert isinstance(value, int), f"{self.op}: {name}={value}"
+        return value
+
+    def float_attr(self, name: str, default: float) -> float:
+        """A number as attribute."""
+        value = self.attrs.get(name, default)
+        assert isinstance(value, (int, float)), f"{self.op}: {name}={value}"
+        return float(value)
+
+    def ints_attr(self, name: str) -> tuple[int, ...]:
+        """A list of integers; empty where the attribute is absent."""
+        value = self.attrs.get(name, ())
+        assert isinstance(value, tuple), f"{self.op}: {name}={value}"
+        return tuple(v for v in value if isinstance(v, int))
+
     def graphs(self) -> list[Graph]:
         """The nested graphs among the attributes."""
         found: list[Graph] = []
@@ -108,7 +126,8 @@ class Node:
 
     def __repr__(self) -> str:
         outs = ", ".join(f"%{v.name}" for v in self.outputs)
-        return f"{outs} = {self.op}({', '.join('_' if v is None else '%' + v.name for v in self.inputs)})"
+        ins = ", ".join("_" if v is None else f"%{v.name}" for v in self.inputs)
+        return f"{outs} = {self.op}({ins})"
 
 
 @dataclass
@@ -286,6 +305,12 @@ def _replace_in(node: Node, old: Value, new: Value) -> None:
         graph.outputs[:] = [new if v is old else v for v in graph.outputs]
 
 
+def layer_name(node: Node) -> str:
+    """What a user calls an operation: its name in the ONNX file, else its first result's.
+    Converters join the names of fused operations with `;`: the last one is the layer's."""
+    return (node.source or node.outputs[0].name).rsplit(";", 1)[-1]
+
+
 def identifier(name: str) -> str:
     """A legal name made from any string: other characters become `_`."""
     name = re.sub(r"[^A-Za-z0-9_.]", "_", name).strip(".") or "v"
@@ -332,11 +357,18 @@ def _signature(graph: Graph) -> object:
         names(graph.outputs),
         graph.input_names or [v.name for v in graph.inputs],
         graph.output_names or [v.name for v in graph.outputs],
-        tuple((v.name, str(v.type), v.seed, array(v.const)) for v in graph.consts if v.const is not None),
+        tuple(
+            (v.name, str(v.type), v.seed, array(v.const))
+            for v in graph.consts
+            if v.const is not None
+        ),
         tuple(
             (n.op, names(n.inputs), names(n.outputs), n.source, n.why)
             + tuple((k, attr(x)) for k, x in stated_attrs(n).items())
             for n in graph.nodes
         ),
-        tuple((p.value.name, p.channels, p.first, p.count, p.width, p.tile, p.row, p.per_tile) for p in graph.places),
+        tuple(
+            (p.value.name, p.channels, p.first, p.count, p.width, p.tile, p.row, p.per_tile)
+            for p in graph.places
+        ),
     )

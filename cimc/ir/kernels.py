@@ -47,7 +47,7 @@ def kernel_shape(node: Node) -> KernelShape:
     planes = 2 if w.elem == "tern" else 1
     if node.op == "cim.matmul":
         return KernelShape(1, dims[1], dims[0], planes)
-    groups = int(node.attrs.get("group", 1))  # type: ignore[call-overload]
+    groups = node.int_attr("group", 1)
     return KernelShape(groups, dims[0] // groups, prod(dims[1:]), planes)
 
 

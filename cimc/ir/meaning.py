@@ -78,8 +78,9 @@ def threshold(args: Sequence[Array], attrs: Attrs, types: Types) -> list[Array]:
     level = sum((x >= columns[:, k].reshape(along) for k in range(columns.shape[1])), start=x * 0)
     value = {"bip": 2 * level - 1, "tern": level - 1}.get(to, level)
     if len(args) > 2:
+        flip: Any = args[2].reshape(along)
         mirrored = columns.shape[1] - level if to[0] == "u" else -value
-        value = np.where(args[2].reshape(along) < 0, mirrored, value)
+        value = np.where(flip < 0, mirrored, value)
     return [value.astype(container(to))]
 
 
