@@ -10,7 +10,7 @@ from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.bounds import bounds
 from cimc.driver.elementwise import data_input, rising
 from cimc.driver.steps import Steps, find_steps
-from cimc.frontend.windows import window_attrs
+from cimc.frontend.windows import covered, window_attrs
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.types import is_float, is_integer
 
@@ -76,7 +76,7 @@ def _move_pool(rw: Rewriter, chain: _Chain) -> bool:
     after, before = chain.nodes[: chain.pool], chain.nodes[chain.pool + 1 :]
     kernel = pool.ints_attr("kernel_shape")
     attrs = window_attrs(pool, kernel)
-    if attrs is None:
+    if attrs is None or not covered(pool.arg(0), kernel, attrs):
         return False
     attrs = {"kernel": kernel} | attrs
     shape = pool.output.tensor
@@ -129,6 +129,9 @@ def _emit(rw: Rewriter, chain: _Chain, axis: int, steps: Steps) -> bool:
     if not isinstance(channels, int):
         return False
     name = sign.output.name
+    if steps.keeps(q.elem):
+        rw.replace(sign.output, _again(rw, below, q, name, sign))
+        return True
     th, flip = steps.tables(channels)
     inputs = [q, rw.const(f"{name}.th", th, "i32")]
     if flip is not None:
@@ -137,11 +140,15 @@ def _emit(rw: Rewriter, chain: _Chain, axis: int, steps: Steps) -> bool:
     if steps.to != "bip":
         attrs["to"] = steps.to
     out = rw.op("cim.threshold", inputs, name, sign, attrs)
-    for node in reversed(below):
-        attrs = dict(node.attrs)
-        out = rw.op(node.op, [out], f"{name}.bits", sign, attrs, node.output.tensor)
-    rw.replace(sign.output, out)
+    rw.replace(sign.output, _again(rw, below, out, name, sign))
     return True
+
+
+def _again(rw: Rewriter, below: Sequence[Node], x: Value, name: str, before: Node) -> Value:
+    """The pools and layout operations that the compare went above, now on its result."""
+    for node in reversed(below):
+        x = rw.op(node.op, [x], f"{name}.bits", before, dict(node.attrs), node.output.tensor)
+    return x
 
 
 @dataclass(frozen=True)
@@ -154,6 +161,7 @@ class FoldThreshold(Pass):
     3. the same with g not rising, f rising ⇒ `cim.sign(g(f(d(cim.max_pool(q)))))`
     4. `cim.threshold(cim.max_pool(q))` without flips ⇒ `cim.max_pool(cim.threshold(q))`
     5. `cim.threshold(cim.reshape(q))` with one threshold ⇒ `cim.reshape(cim.threshold(q))`
+    6. `cim.sign(f(d(q)))` with q bip and f keeping the sign ⇒ q
     """
 
     name = "fold-threshold"

@@ -87,6 +87,8 @@ def _two_levels(rw: Rewriter, node: Node, cond: _Condition, high: float, low: fl
 def _where(rw: Rewriter, node: Node) -> None:
     cond = _condition(rw, node.arg(0))
     high, low = scalar(node.arg(1)), scalar(node.arg(2))
+    if node.arg(0).tensor.shape != node.output.tensor.shape:
+        return  # the levels widen the condition
     if cond is not None and high is not None and low is not None:
         _two_levels(rw, node, cond, high, low)
 

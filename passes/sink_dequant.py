@@ -14,7 +14,7 @@ from cimc.driver.bounds import bounds
 from cimc.driver.elementwise import data_input
 from cimc.driver.rewrite import power_of_two, scalar
 from cimc.frontend.evaluate import Evaluator, outline
-from cimc.frontend.windows import window_attrs
+from cimc.frontend.windows import covered, window_attrs
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.types import TensorType
 
@@ -57,10 +57,11 @@ def _max_pool(rw: Rewriter, node: Node) -> None:
     found = rw.dequant(node.inputs[0])
     if found is None or found[1] <= 0 or len(node.outputs) > 1:
         return
-    attrs = window_attrs(node, node.ints_attr("kernel_shape"))
-    if attrs is None:
+    kernel = node.ints_attr("kernel_shape")
+    attrs = window_attrs(node, kernel)
+    if attrs is None or not covered(found[0], kernel, attrs):
         return
-    attrs = {"kernel": node.attrs["kernel_shape"]} | attrs
+    attrs = {"kernel": kernel} | attrs
     q = rw.op("cim.max_pool", [found[0]], f"{node.output.name}.q", node, attrs, node.output.tensor)
     rw.encode(node.outputs[0], q, found[1], node)
 
@@ -104,11 +105,9 @@ def _few_levels(rw: Rewriter, node: Node) -> None:
     match = _match(levels, after)
     if match is None:
         return
-    elem, scale, flipped = match
+    elem, scale = match
     q = found[0]
     if elem != q.elem:
-        if flipped:
-            return
         to = {"to": "u1"} if elem == "u1" else {}
         q = rw.op("cim.sign", [q], f"{node.output.name}.q", node, {"zero": -1, **to})
     rw.encode(node.outputs[0], q, scale, node)
@@ -128,18 +127,18 @@ def _apply(graph: Graph, node: Node, index: int, x: Any) -> Any:
     return Evaluator(part)({"given": x})["out"]
 
 
-def _match(levels: Any, after: Any) -> tuple[str, float, bool] | None:
-    """(element type, scale, mirrored) of the levels `after`, in the order of `levels`."""
+def _match(levels: Any, after: Any) -> tuple[str, float] | None:
+    """(element type, scale) of the levels `after`, in the order of `levels`."""
     low, high = float(after[0]), float(after[-1])
     if not np.isfinite(after).all() or low == high:
         return None
     if len(levels) == 3:
         ok = after[1] == 0 and low == -high
-        return ("tern", high, False) if ok else None
+        return ("tern", high) if ok else None
     if low == -high:
-        return "bip", high, False
+        return "bip", high
     if low == 0:
-        return "u1", high, False
+        return "u1", high
     return None
 
 

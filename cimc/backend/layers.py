@@ -77,7 +77,12 @@ def layer(
             channel = nest.group * channels + nest.channel
             group += _store(stores, channel, nest.channel, nest.size)
             body += loops(nest.units, group)
-    return [Loop("for", "p", Affine(), Affine.of(positions), body)]
+    return at_positions(positions, body)
+
+
+def at_positions(count: int, body: Body) -> Body:
+    """The body for each position; nothing where there are none (an empty batch)."""
+    return [Loop("for", "p", Affine(), Affine.of(count), body)] if count else []
 
 
 def _clear(start: int | Affine, size: int) -> Body:

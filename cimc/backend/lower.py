@@ -23,11 +23,9 @@ from cimc.ir.kernels import cells, kernel_shape
 from cimc.ir.ops import HOST
 from cimc.ir.rules import input_planes, window
 from cimc.isa.program import (
-    Affine,
     Data,
     Instr,
     Layer,
-    Loop,
     Program,
     Ref,
     Refs,
@@ -233,10 +231,9 @@ class _Lowering:
             opts = {} if flip is None else {"flip": Ref(flip)}
         if node.op == "cim.max_pool":
             args.append(Ref(self._pool(node, label)))
-        count = prod(dims) // dims[axis] if dims and dims[axis] else 0
+        count = prod(dims[:axis]) * prod(dims[axis + 1 :])
         step = Instr(instruction, tuple(args), dict(opts))
-        body: layers.Body = [Loop("for", "p", Affine(), Affine.of(max(1, count)), [step])]
-        self.infer.append(Layer(label, body))
+        self.infer.append(Layer(label, layers.at_positions(count, [step])))
 
     def _pool(self, node: Node, label: str) -> str:
         attrs: dict[str, Any] = {"strides": (), "pads": (), "dilations": ()} | node.attrs

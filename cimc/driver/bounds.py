@@ -33,6 +33,8 @@ def bounds(value: Value, made: dict[Value, Node]) -> Bounds:
     is a possible contribution of each padded tap.
     """
     node = made.get(value)
+    if value.elem == "bip":
+        return Bounds(-1, 1, 2)
     if node is None or node.op in ("cim.threshold", "cim.sign", "cim.host"):
         return Bounds(*int_range(value.elem))
     if node.op in ("cim.conv", "cim.matmul"):

@@ -33,6 +33,11 @@ class Steps:
     def flipped(self) -> bool:
         return bool((self.flips < 0).any())
 
+    def keeps(self, elem: str) -> bool:
+        """Whether the map gives back each sign of a bip value."""
+        inside = (self.thresholds > -1) & (self.thresholds <= 1)
+        return elem == self.to == "bip" and not self.flipped and bool(inside.all())
+
     def tables(self, channels: int) -> tuple[Array, Array | None]:
         """Thresholds i32 [C] or [C, T] and flips i8 [C] (None: no flip) for that many
         channels; a single one is repeated."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cimc.ir.graph import Node
+import numpy as np
+
+from cimc.ir.graph import Node, Value
+from cimc.ir.rules import window
 
 
 def window_attrs(node: Node, kernel: Sequence[int]) -> dict[str, Any] | None:
@@ -41,6 +44,26 @@ def window_attrs(node: Node, kernel: Sequence[int]) -> dict[str, Any] | None:
     if any(d != 1 for d in dilations):
         attrs["dilations"] = dilations
     return attrs
+
+
+def covered(value: Value, kernel: Sequence[int], attrs: dict[str, Any]) -> bool:
+    """Whether each window over `value` has a tap inside it: a maximum over nothing has no
+    integer. False where a size is not known."""
+    sizes = _spatial(value.tensor.shape)
+    if sizes is None:
+        return False
+    strides, pads, dilations = window(
+        {"strides": (), "pads": (), "dilations": ()} | attrs, len(sizes)
+    )
+    for i, size in enumerate(sizes):
+        taps = np.arange(kernel[i]) * dilations[i]
+        reach = dilations[i] * (kernel[i] - 1) + 1
+        last = size + pads[i] + pads[len(sizes) + i] - reach
+        starts = np.arange(0, last + 1, strides[i]) - pads[i]
+        at = starts[:, None] + taps
+        if not ((at >= 0) & (at < size)).any(axis=1).all():
+            return False
+    return True
 
 
 def _spatial(dims: Sequence[int | str] | None) -> list[int] | None:

@@ -10,7 +10,7 @@ A graph keeps its operations topologically ordered. Values are compared by ident
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -334,6 +334,10 @@ def same_graph(a: Graph, b: Graph) -> bool:
     return _signature(a) == _signature(b)
 
 
+def _items(node: Node, content: Callable[[Attr], object]) -> tuple[object, ...]:
+    return tuple((key, content(x)) for key, x in stated_attrs(node).items())
+
+
 def _signature(graph: Graph) -> object:
     def array(x: Array) -> object:
         return (str(x.dtype), x.shape, x.tobytes() if x.dtype != object else tuple(x.ravel()))
@@ -363,8 +367,7 @@ def _signature(graph: Graph) -> object:
             if v.const is not None
         ),
         tuple(
-            (n.op, names(n.inputs), names(n.outputs), n.source, n.why)
-            + tuple((k, attr(x)) for k, x in stated_attrs(n).items())
+            (n.op, names(n.inputs), names(n.outputs), n.source, n.why, _items(n, attr))
             for n in graph.nodes
         ),
         tuple(

@@ -88,21 +88,23 @@ def print_operand(value: Operand | Option) -> str:
 
 def print_instr(instr: Instr) -> str:
     """An instruction without its comments, on one line."""
-    text = instr.op
-    last: Operand | None = None
-    for arg in instr.args:
-        between = " -> " if isinstance(last, Refs) and isinstance(arg, Refs) else ", "
-        text += (" " if last is None else between) + print_operand(arg)
-        last = arg
+    parts: list[str] = []
+    lists = [isinstance(arg, Refs) for arg in instr.args]
+    for key, arg in enumerate(instr.args):
+        # the first two lists in a row are what goes in and what comes out
+        arrow = lists[key] and lists[: key + 1].count(True) == 2 and lists[key - 1]
+        if arrow:
+            parts[-1] += f" -> {print_operand(arg)}"
+        else:
+            parts.append(print_operand(arg))
     row = TABLE.get(instr.op)
     defaults = {opt.name: opt.default for opt in row.opts} if row else {}
     order = {name: place for place, name in enumerate(defaults)}
     for name, value in sorted(instr.opts.items(), key=lambda o: order.get(o[0], len(order))):
         default = defaults.get(name)
         if default is None or value != Affine(default):
-            text += f"{' ' if last is None and text == instr.op else ', '}"
-            text += f"{name}={print_operand(value)}"
-    return text
+            parts.append(f"{name}={print_operand(value)}")
+    return f"{instr.op} {', '.join(parts)}" if parts else instr.op
 
 
 def _program(program: Program) -> Iterator[str]:

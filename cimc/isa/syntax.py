@@ -22,6 +22,7 @@ _SPELLING = {
     "FIELD": "a field such as `.valid`",
     "TO": "`:` or `+:`",
     "$END": "the end of the line",
+    "<END-OF-FILE>": "the end of the line",
 }
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from isa_texts import DATA, HEAD, TEXT, changed, errors, marked, program, shown
 
 from cimc.errors import CompileError
@@ -348,3 +353,14 @@ def test_all_problems_of_a_part_are_listed_at_once() -> None:
 
 def test_the_data_of_the_tests_is_used() -> None:
     assert all(data.name in TEXT for data in DATA)
+
+
+WORDS = re.findall(r"[A-Za-z_%][\w.]*|\d+|\S", TEXT)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, len(WORDS) - 1), st.sampled_from(sorted(set(WORDS))))
+def test_any_word_in_place_of_another_is_an_error_or_a_program(at: int, word: str) -> None:
+    place = list(re.finditer(r"[A-Za-z_%][\w.]*|\d+|\S", TEXT))[at]
+    with suppress(CompileError):
+        check(program(TEXT[: place.start()] + word + TEXT[place.end() :]))

@@ -141,11 +141,13 @@ def test_a_sum_reads_its_accumulators_and_its_latch() -> None:
             "the same elements",
         ),
         (
-            "acc.clr %a[0:16]; par p in 0:8; st.acc y[p], %a[0:16]; st.acc yt[8 + p], %a[0:16]; end",
+            "acc.clr %a[0:16]; par p in 0:8; "
+            "st.acc y[p], %a[0:16]; st.acc yt[8 + p], %a[0:16]; end",
             "",
         ),
         (
-            "acc.clr %a[0:16]; par p in 0:8; st.acc y[p], %a[0:16]; st.acc «yt[7 + p]», %a[0:16]; end",
+            "acc.clr %a[0:16]; par p in 0:8; "
+            "st.acc y[p], %a[0:16]; st.acc «yt[7 + p]», %a[0:16]; end",
             "the same elements of `yt`",
         ),
         ("acc.clr %a[0:1]; par p in 0:16; st.acc flat[0, 16*p +: 1], %a[0:1]; end", ""),

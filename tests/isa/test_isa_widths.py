@@ -53,7 +53,8 @@ ADD = "acc.add %a[0:4], %c[0:4]"
         ),
         # 40 columns in segments of 16, 16 and 8
         (
-            f"acc.clr %a[0:4]; for s in 0:3; ld.vector %x, b[0], width=16, seg=s; {READ}; {ADD}; end",
+            "acc.clr %a[0:4]; for s in 0:3; ld.vector %x, b[0], width=16, seg=s; "
+            f"{READ}; {ADD}; end",
             0,
             40,
         ),
@@ -83,8 +84,8 @@ ADD = "acc.add %a[0:4], %c[0:4]"
             9000,
         ),
         (
-            f"acc.clr %a[0:4]; for p in 0:1000; for q in p:1000; ld.vector %x, b[0], width=9; {READ}; "
-            f"{ADD}; end; end",
+            "acc.clr %a[0:4]; for p in 0:1000; for q in p:1000; ld.vector %x, b[0], width=9; "
+            f"{READ}; {ADD}; end; end",
             0,
             4_504_500,
         ),
@@ -113,8 +114,8 @@ ADD = "acc.add %a[0:4], %c[0:4]"
         ),
         # fewer columns read than loaded
         (
-            "acc.clr %a[0:4]; ld.vector %x, b[0], width=9; read.and %d[0:4], t[0][0:4], %x, cols=2:5; "
-            f"popc %c[0:4], %d[0:4]; {ADD}",
+            "acc.clr %a[0:4]; ld.vector %x, b[0], width=9; "
+            f"read.and %d[0:4], t[0][0:4], %x, cols=2:5; popc %c[0:4], %d[0:4]; {ADD}",
             0,
             3,
         ),
