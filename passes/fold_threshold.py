@@ -119,7 +119,9 @@ def _emit(rw: Rewriter, chain: _Chain, axis: int, steps: Steps) -> bool:
         node = rw.producer(q, "cim.max_pool", *_LAYOUT)
         if node is None or (node.op == "cim.max_pool" and steps.flipped):
             break
-        if node.op in _LAYOUT and (axis >= 0 or len(node.arg(0).tensor.shape or ()) < 2):
+        if node.op == "cim.transpose" and axis >= 0:
+            axis = node.ints_attr("perm")[axis]
+        elif node.op == "cim.reshape" and (axis >= 0 or len(node.arg(0).tensor.shape or ()) < 2):
             break
         below.append(node)
         q = node.arg(0)
@@ -131,6 +133,12 @@ def _emit(rw: Rewriter, chain: _Chain, axis: int, steps: Steps) -> bool:
     name = sign.output.name
     if steps.keeps(q.elem):
         rw.replace(sign.output, _again(rw, below, q, name, sign))
+        return True
+    first = rw.producer(q, "cim.sign")
+    at_zero = steps.at_zero(q.elem)
+    if first is not None and at_zero:
+        out = rw.op("cim.sign", [first.arg(0)], name, sign, {"zero": at_zero})
+        rw.replace(sign.output, _again(rw, below, out, name, sign))
         return True
     th, flip = steps.tables(channels)
     inputs = [q, rw.const(f"{name}.th", th, "i32")]
@@ -160,8 +168,10 @@ class FoldThreshold(Pass):
     2. `cim.sign(g(MaxPool(f(d(q)))))`, g rising ⇒ `cim.max_pool(cim.sign(g(f(d(q)))))`
     3. the same with g not rising, f rising ⇒ `cim.sign(g(f(d(cim.max_pool(q)))))`
     4. `cim.threshold(cim.max_pool(q))` without flips ⇒ `cim.max_pool(cim.threshold(q))`
-    5. `cim.threshold(cim.reshape(q))` with one threshold ⇒ `cim.reshape(cim.threshold(q))`
+    5. `cim.threshold(cim.transpose(q))` ⇒ `cim.transpose(cim.threshold(q))`, the axis mapped;
+       `cim.threshold(cim.reshape(q))` with one threshold ⇒ `cim.reshape(cim.threshold(q))`
     6. `cim.sign(f(d(q)))` with q bip and f keeping the sign ⇒ q
+    7. `cim.sign(f(d(cim.sign(x) zero=0)))` with f keeping the sign ⇒ `cim.sign(x) zero=±1`
     """
 
     name = "fold-threshold"
@@ -171,7 +181,8 @@ class FoldThreshold(Pass):
 
     def run(self, graph: Graph, ctx: PassContext) -> bool:
         rw = Rewriter(graph)
-        for sign in [n for n in graph.nodes if n.op == "cim.sign"]:
+        # The last sign first: its chain reaches through earlier ones, which then go.
+        for sign in [n for n in reversed(graph.nodes) if n.op == "cim.sign"]:
             chain = _climb(rw, sign)
             if chain is None:
                 continue

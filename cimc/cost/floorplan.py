@@ -42,7 +42,7 @@ def color(index: int) -> str:
 # -- text ------------------------------------------------------------------------------
 
 
-def bars(plan: Layout, width: int = 48, most: int = 40) -> list[Text]:
+def bars(plan: Layout, width: int = 40, most: int = 40) -> list[Text]:
     """A line for each tile: a bar over its rows with the letters of the layers, and how many
     rows and cells hold kernels. Equal neighbours share a line; at most `most` lines."""
     from rich.text import Text
@@ -65,7 +65,7 @@ def bars(plan: Layout, width: int = 48, most: int = 40) -> list[Text]:
         for mark in marks:
             line.append(" " if mark is None else letter(mark), _style(mark))
         share = 100 * cells / (target.rows * target.cols)
-        line.append(f"| {rows} of {target.rows} rows, {share:.0f} % of the cells")
+        line.append(f"| {rows}/{target.rows} rows, {share:.0f} % of cells")
         lines.append(line)
     if rest:
         lines.append(Text(f"and {sum(len(uses) for _, uses in rest)} more tiles"))
@@ -107,7 +107,7 @@ def _by_tile(plan: Layout) -> dict[int, list[Block]]:
 
 _INK, _FAINT, _UNUSED, _PAPER = "#222222", "#777777", "#e4e4e4", "#ffffff"
 _MARGIN, _GAP, _HEAD, _LINE = 32, 20, 72, 26
-_WIDEST = 1600  # pixels between the margins
+_WIDEST, _TALLEST = 1600, 840  # pixels of all tiles together
 _SCALES = (6.0, 4.0, 3.0, 2.0, 1.5, 1.0, 0.75, 0.5, 0.375, 0.25, 0.125, 0.0625)
 _MOST_TILES = 4096
 
@@ -135,7 +135,7 @@ class _Grid:
 
 
 def _grid(rows: int, cols: int, tiles: int) -> _Grid:
-    """The largest scale at which all tiles fit an area of 2:1; else the smallest."""
+    """The largest scale at which all tiles fit an area of about 2:1; else the smallest."""
     found = None
     for scale in _SCALES:
         width, height = max(2, round(cols * scale)), max(2, round(rows * scale))
@@ -144,7 +144,7 @@ def _grid(rows: int, cols: int, tiles: int) -> _Grid:
         across = max(1, min(tiles, (_WIDEST + gap) // (width + gap)))
         down = -(-tiles // across)
         found = _Grid(scale, width, height, across, down, label)
-        if width <= _WIDEST and down * (height + gap + label) <= _WIDEST // 2:
+        if width <= _WIDEST and down * (height + gap + label) <= _TALLEST:
             return found
     assert found is not None
     return found
@@ -247,7 +247,7 @@ def _draw_tile(
 def _name(pen: Any, box: tuple[int, int, int, int], name: str) -> bool:
     """Write a layer's name into a block, if it fits."""
     font = _font(14)
-    if box[3] - box[1] < 24 or box[2] - box[0] < font.getlength(name) + 16:
+    if box[3] - box[1] < 20 or box[2] - box[0] < font.getlength(name) + 16:
         return False
     pen.text((box[0] + 8, box[1] + 4), name, _PAPER, font=font)
     return True

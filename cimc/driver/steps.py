@@ -38,6 +38,14 @@ class Steps:
         inside = (self.thresholds > -1) & (self.thresholds <= 1)
         return elem == self.to == "bip" and not self.flipped and bool(inside.all())
 
+    def at_zero(self, elem: str) -> int:
+        """+1 or -1 if the map keeps the signs of a tern value and gives that at 0, else 0."""
+        if elem != "tern" or self.to != "bip" or self.flipped:
+            return 0
+        if bool(((self.thresholds > -1) & (self.thresholds <= 0)).all()):
+            return 1
+        return -1 if bool(((self.thresholds > 0) & (self.thresholds <= 1)).all()) else 0
+
     def tables(self, channels: int) -> tuple[Array, Array | None]:
         """Thresholds i32 [C] or [C, T] and flips i8 [C] (None: no flip) for that many
         channels; a single one is repeated."""
