@@ -16,7 +16,7 @@ from pathlib import Path
 from cimc.backend.lower import lower
 from cimc.cost.energy import EnergyReport, energy
 from cimc.cost.target import Target, load_target
-from cimc.driver.base import Geometry, PassContext
+from cimc.driver.base import Geometry, Pass, PassContext
 from cimc.driver.pipeline import parse_pipeline
 from cimc.driver.registry import Registry, load_registry
 from cimc.driver.runner import Timing, run_passes
@@ -133,9 +133,7 @@ def compile(
     """
     hardware = load_target(target, dict(overrides or {}))
     registry = registry or load_registry(plugins)
-    passes = parse_pipeline(pipeline, registry)
-    if not any(p.name == "allocate-tiles" for p in passes):
-        passes += _missing(PLACE, passes, registry)
+    passes = _with_placement(parse_pipeline(pipeline, registry), registry)
     where = model.name if isinstance(model, Graph) else str(model)
     graph = model if isinstance(model, Graph) else read_graph(model)
     batch = bind_shapes(graph, shapes or {}, where)
@@ -146,10 +144,13 @@ def compile(
     return Compiled(program, hardware, graph, timings, context.notes)
 
 
-def _missing(pipeline: str, passes: Sequence[object], registry: Registry) -> list:  # type: ignore[type-arg]
-    """The passes of a pipeline that the user did not name already."""
-    present = {getattr(p, "name", "") for p in passes}
-    return [p for p in parse_pipeline(pipeline, registry) if p.name not in present]
+def _with_placement(passes: Sequence[Pass], registry: Registry) -> list[Pass]:
+    """The passes, then those of `place` in their order; one that the user named himself keeps
+    his options: `-p exact,allocate-tiles{strategy=fast}`."""
+    place = parse_pipeline(PLACE, registry)
+    names = [p.name for p in place]
+    own = {p.name: p for p in passes if p.name in names}
+    return [p for p in passes if p.name not in names] + [own.get(p.name, p) for p in place]
 
 
 def load(path: str | Path) -> Compiled:

@@ -105,6 +105,7 @@ def _fragment(graph: Graph, nodes: list[Node], name: str) -> Node:
     """One cim.host operation in the place of `nodes`."""
     part = outline(graph, nodes, name)
     part.opsets = {}
+    why = _reasons(nodes)  # with the names that the values have outside
     inputs, outputs = list(part.inputs), list(part.outputs)
     # Inside, the border values get names of their own; outside, they keep theirs.
     inner = {v: Value(graph.fresh(f"{v.name}.host"), v.type) for v in inputs}
@@ -120,7 +121,7 @@ def _fragment(graph: Graph, nodes: list[Node], name: str) -> Node:
         results.append(result)
     part.inputs = [inner[v] for v in inputs]
     _own_constants(graph, part, set(nodes))
-    host = Node(HOST, list(inputs), results, {"body": part}, why=_reasons(nodes))
+    host = Node(HOST, list(inputs), results, {"body": part}, why=why)
     for old, new in zip(outputs, results):
         for node in graph.nodes:
             if node not in set(nodes):
@@ -159,7 +160,7 @@ def _reasons(nodes: list[Node]) -> str | None:
     """Why the layers among the operations are here: `reason: layer, layer; reason: …`."""
     layers: dict[str, list[str]] = {}
     for node in nodes:
-        if macs(node):
+        if macs(node) or node.why:
             why = node.why or f"{node.op} is not a layer with binary or ternary weights"
             layers.setdefault(why, []).append(layer_name(node))
     return "; ".join(f"{why}: {', '.join(names)}" for why, names in layers.items()) or None

@@ -58,9 +58,8 @@ def main() -> None:
     from cimc.errors import CompileError
 
     try:
-        cli(standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        # without standalone mode click returns the code of `ctx.exit`, or None
+        sys.exit(cli(standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -1,0 +1,1 @@
+"""Installed as `cimc.examples`: the network and the test images that `cimc demo` takes."""
