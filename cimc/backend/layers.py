@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cimc.backend.nest import Head, Nest
 from cimc.backend.recipes import Recipe, powers
-from cimc.isa.program import Affine, Instr, Loop, Range, Ref, Reg, Rows
+from cimc.isa.program import Affine, Instr, Loop, Option, Range, Ref, Reg, Rows
 
 Body = list[Instr | Loop]
 POSITION = Affine.of("p")
@@ -20,7 +20,6 @@ class Load:
     source: str
     window: str | None
     width: int  # columns of a segment, for ld.vector
-    segments: int
     groups: int
     planes: int  # input bit planes
     negative_top: bool  # the top plane counts negative (two's complement)
@@ -42,7 +41,7 @@ def loops(heads: Sequence[Head], body: Body) -> Body:
     return body
 
 
-def program_cells(nest: Nest, data: str, planes: int, channels: int, segments: int) -> Body:
+def program_cells(nest: Nest, data: str, planes: int, channels: int) -> Body:
     """`.load`: reset and set the rows of a nest from the cell matrix `data`."""
     body: Body = []
     for plane in range(planes):
@@ -51,7 +50,7 @@ def program_cells(nest: Nest, data: str, planes: int, channels: int, segments: i
         rows = Rows(tile, Range.of(row, nest.size))
         source = Ref(data, range=Range.of(first, nest.size))
         for op in ("reset", "set"):
-            body.append(Instr(op, (rows, source), {"seg": nest.segment} if segments > 1 else {}))
+            body.append(Instr(op, (rows, source), _seg(nest)))
     return loops([*nest.units, *nest.inner, *nest.chunks], body)
 
 
@@ -136,18 +135,21 @@ def _plane(nest: Nest, load: Load, recipe: Recipe, plane: Affine, sign: int) -> 
 
 
 def _load(nest: Nest, load: Load, plane: Affine) -> Instr:
-    opts: dict[str, Affine] = {}
-    if load.segments > 1:
-        opts["seg"] = nest.segment
-    if load.planes > 1:
+    opts: dict[str, Option] = _seg(nest)
+    if plane != Affine():
         opts["plane"] = plane
     source = Ref(load.source, POSITION)
     if load.window is None:
         opts["width"] = Affine(load.width)
         return Instr("ld.vector", (Reg("x"), source), dict(opts))
-    if load.groups > 1:
+    if nest.group != Affine():
         opts["group"] = nest.group
     return Instr("ld.window", (Reg("x"), source, Ref(load.window)), dict(opts))
+
+
+def _seg(nest: Nest) -> dict[str, Option]:
+    """The segment as an option; segment 0 is the default."""
+    return {} if nest.segment == Affine() else {"seg": nest.segment}
 
 
 def _accumulate(sums: Reg, addend: Reg, weight: int, plane: Affine) -> Body:

@@ -135,7 +135,7 @@ class _Lowering:
             self.programmed.add(w)
             body: layers.Body = []
             for nest in runs:
-                body += layers.program_cells(nest, matrix, shape.planes, shape.channels, segments)
+                body += layers.program_cells(nest, matrix, shape.planes, shape.channels)
             self.load.append(Layer(label, body))
         load, positions = self._input(node, label, width, segments)
         recipe = recipes.recipe(x.elem, w.elem, self.geometry.functions)
@@ -164,7 +164,7 @@ class _Lowering:
         assert dims is not None
         if node.op == "cim.matmul":
             source = self.buffers.along(x, len(dims) - 1)
-            load = layers.Load(source, None, width, segments, 1, planes, negative)
+            load = layers.Load(source, None, width, 1, planes, negative)
             return load, prod(dims[:-1])
         attrs: dict[str, Any] = {"strides": (), "pads": (), "dilations": (), "group": 1}
         attrs |= node.attrs
@@ -178,7 +178,7 @@ class _Lowering:
         )  # fmt: skip
         self.wins.append(win)
         source = self.buffers.along(x, 1)
-        load = layers.Load(source, win.name, 0, segments, attrs["group"], planes, negative)
+        load = layers.Load(source, win.name, 0, attrs["group"], planes, negative)
         return load, dims[0] * prod(dims[2:])
 
     def _stores(self, node: Node) -> list[layers.Store]:

@@ -17,12 +17,17 @@ def print_summary(program: Program, path: str) -> None:
     on_tiles = sum(any(i.op.startswith("read.") for i in walk(la.body)) for la in layers)
     target = program.target
     click.echo(
-        f"{path}: {on_tiles} layers on {target.tiles} tiles of {target.rows}x{target.cols} "
+        f"{path}: {_number(on_tiles, 'layer')} on {_number(target.tiles, 'tile')} of "
+        f"{target.rows}x{target.cols} "
         f"({target.name}), pipeline {program.pipeline}"
     )
     for data in program.data:
         for reason in filter(None, data.why.split("; ")):
             click.echo(f"on the host: {_shorten(reason)}")
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _shorten(reason: str, most: int = 4) -> str:

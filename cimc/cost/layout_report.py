@@ -16,7 +16,7 @@ from cimc.cost.floorplan import bars, color, letter
 from cimc.cost.layout import Fragment, LayerUse, Layout
 from cimc.cost.report import quantity
 
-_WIDTH = 100  # of the tables where no terminal says how wide it is
+_WIDTH = 120  # of the tables where no terminal says how wide it is
 _COUNTS = ("positions", "row reads", "bits read", "MACs", "rows", "cells")
 
 
@@ -60,7 +60,7 @@ def print_tiles(plan: Layout, console: Console) -> None:
     rows, cells = target.tiles * target.rows, target.tiles * target.rows * target.cols
     console.print(
         f"{_number(target.tiles, 'tile')} of {target.rows} rows x {target.cols} columns; kernels "
-        f"take {_of(plan.rows, rows)} rows, {_of(plan.cells, cells)} cells",
+        f"take rows {_of(plan.rows, rows)}, cells {_of(plan.cells, cells)}",
         highlight=False,
         soft_wrap=True,
     )
@@ -71,8 +71,7 @@ def print_host(plan: Layout, console: Console) -> None:
     total = plan.tile_macs + plan.host_macs
     if total:
         console.print(
-            f"MACs: {_of(plan.tile_macs, total)} on tiles, "
-            f"{quantity(plan.host_macs)} on the host",
+            f"MACs: {_of(plan.tile_macs, total)} on tiles, {plan.host_macs:,} on the host",
             highlight=False,
             soft_wrap=True,
         )
@@ -87,9 +86,7 @@ def _fragment(fragment: Fragment) -> list[str]:
     ]
     macs = f"; {quantity(fragment.macs)} MACs" if fragment.macs else ""
     lines = [f"host {fragment.name}: {', '.join(operators)}{macs}"]
-    if fragment.why:
-        lines.append(f"  because {fragment.why}")
-    return lines
+    return lines + [f"  {reason}" for reason in fragment.why.split("; ") if reason]
 
 
 def _where(layer: LayerUse) -> str:
@@ -108,7 +105,8 @@ def _ranges(tiles: Sequence[int]) -> str:
 
 
 def _of(part: int, whole: int) -> str:
-    return f"{quantity(part)} of {quantity(whole)} ({100 * part / whole:.1f} %)"
+    """`27,936 of 65,536 (42.6 %)`."""
+    return f"{part:,} of {whole:,} ({100 * part / whole:.1f} %)"
 
 
 def _number(count: int, what: str) -> str:

@@ -70,7 +70,7 @@ def window_index(
     )
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _window_index(
     kernel: tuple[int, ...],
     out: tuple[int, ...],

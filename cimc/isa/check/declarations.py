@@ -10,9 +10,9 @@ from math import prod
 
 from cimc.errors import Span
 from cimc.ir.types import is_elem
+from cimc.isa.check.scope import Scope
 from cimc.isa.encoding import is_data_kind, value_problem
 from cimc.isa.program import Data, Mem, Remap, View, Win
-from cimc.isa.scope import Scope
 
 FUNCTIONS = ("and", "nand", "or", "xor")
 MAX_SIDE = 1 << 16

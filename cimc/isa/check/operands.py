@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from cimc.isa.declarations import NAME
+from cimc.isa.check.declarations import NAME
+from cimc.isa.check.rules import RULES
+from cimc.isa.check.scope import KIND_NAMES, Named, Scope, Site, sites
 from cimc.isa.loops import extent, trips
 from cimc.isa.program import (
     Affine,
@@ -29,8 +31,6 @@ from cimc.isa.program import (
     View,
     Win,
 )
-from cimc.isa.rules import RULES
-from cimc.isa.scope import KIND_NAMES, Named, Scope, Site, sites
 from cimc.isa.table import TABLE
 
 MAX_BANK = 1 << 20

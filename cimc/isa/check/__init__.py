@@ -7,14 +7,14 @@ parts before it let pass, so their problems are listed part by part.
 from __future__ import annotations
 
 from cimc.errors import raise_all
-from cimc.isa.cells import check_cells
-from cimc.isa.declarations import check_declarations
-from cimc.isa.operands import check_code
-from cimc.isa.parallel import check_buffers
+from cimc.isa.check.cells import check_cells
+from cimc.isa.check.declarations import check_declarations
+from cimc.isa.check.operands import check_code
+from cimc.isa.check.parallel import check_buffers
+from cimc.isa.check.registers import check_registers
+from cimc.isa.check.scope import Scope
+from cimc.isa.check.widths import check_widths
 from cimc.isa.program import Program
-from cimc.isa.registers import check_registers
-from cimc.isa.scope import Scope
-from cimc.isa.widths import check_widths
 
 
 def check(program: Program, file: str = "<program>") -> None:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from cimc.errors import Span
+from cimc.isa.check.rules import option
+from cimc.isa.check.scope import Scope, Site, sites
 from cimc.isa.loops import IntArray, extent, iteration_count, iterations, values
 from cimc.isa.program import Data, Ref, Rows
-from cimc.isa.rules import option
-from cimc.isa.scope import Scope, Site, sites
 
 MAX_RECTANGLES = 1 << 22
 """Most writes of one program's `.load` section."""

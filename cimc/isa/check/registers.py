@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from cimc.isa.check.scope import Scope, Site
 from cimc.isa.loops import extent, substitute, trips
 from cimc.isa.program import Affine, Instr, Layer, Loop, Range, Reg, Section
-from cimc.isa.scope import Scope, Site
 
 _LATCH = Range.of(0, 1)
 

@@ -13,11 +13,11 @@ from itertools import count
 
 import numpy as np
 
-from cimc.isa.bounds import Group, Interval, Piece, repeat
+from cimc.isa.check.bounds import Group, Interval, Piece, repeat
+from cimc.isa.check.rules import loaded, option
+from cimc.isa.check.scope import Scope, Site
 from cimc.isa.loops import extent, trips
 from cimc.isa.program import Affine, Data, Instr, Layer, Loop, Range, Ref, Reg, Section, walk
-from cimc.isa.rules import loaded, option
-from cimc.isa.scope import Scope, Site
 
 MAX_STEPS = 400_000
 """Most instructions of one layer that are followed one by one."""

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import numpy as np
 
 from cimc.ir.types import int_range, is_float, is_integer, planes
+from cimc.isa.check.scope import Scope, Site
 from cimc.isa.geometry import segment, segments, win_columns, win_out
 from cimc.isa.loops import extent
 from cimc.isa.program import Affine, Data, Mem, Ref, View, Win
-from cimc.isa.scope import Scope, Site
 
 MAX_SHIFT = 61
 """Largest `shl=`; sums of 62 bits are the widest accumulators."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cimc.isa.scope import Site
+from cimc.isa.check.scope import Site
 
 Interval = tuple[int, int]
 

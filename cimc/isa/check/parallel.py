@@ -13,9 +13,9 @@ from math import prod
 
 import numpy as np
 
+from cimc.isa.check.scope import Scope, Site, body_sites
 from cimc.isa.loops import IntArray, extent, iteration_count, iterations, substitute, trips, values
 from cimc.isa.program import Affine, Instr, Layer, Loop, Range, Ref, Refs, Section, View
-from cimc.isa.scope import Scope, Site, body_sites
 
 MAX_ENUMERATED = 1 << 21
 """Most element writes of one `par` that are enumerated."""
