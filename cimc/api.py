@@ -160,6 +160,8 @@ def load(path: str | Path) -> Compiled:
     target's costs and a note. Raises CompileError.
     """
     program = load_program(Path(path))
+    if program.section("infer") is None:
+        raise CompileError("the program has no section `.infer`", str(path), help="is it whole?")
     check(program, str(path))
     notes = []
     try:

@@ -241,7 +241,10 @@ class RecogniseLayers(Pass):
         for node in list(graph.nodes):
             if node.op not in _RULES or not isinstance(node.output.type, TensorType):
                 continue
-            why = _RULES[node.op](rw, node)
+            try:
+                why = _RULES[node.op](rw, node)
+            except Misfit as misfit:  # onnxruntime decides whether the model is one
+                why = str(misfit)
             if why and why != node.why:
                 node.why = why
                 rw.changed = True

@@ -92,9 +92,10 @@ def _nest(places: Sequence[Place], shape: KernelShape) -> Nest:
     if per_tile >= unit:
         fit = per_tile // unit
         tile = heads.loop("par", "k", count // fit)
-        within = heads.loop("for", "j" if count > fit else "s", fit)
+        grouped = shape.groups > 1
+        within = heads.loop("for", "g" if grouped else "j" if count > fit else "s", fit)
         number, row = tile * fit + within, within * (unit * size)
-        if shape.groups > 1:
+        if grouped:
             segment = inner.loop("for", "s", shape.segments(place.width))
             row = row + segment * (planes * size)
     else:

@@ -13,7 +13,13 @@ from cimc.cli import options
 @click.argument("model", type=click.Path(dir_okay=False))
 @click.argument("program", required=False, type=click.Path(dir_okay=False))
 @click.option("--input", "input_file", type=click.Path(dir_okay=False), help="Inputs, .npz.")
-@click.option("--samples", default=4, show_default=True, help="Random samples without --input.")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Random samples without --input.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of the random samples.")
 @options.pipeline
 @options.shape

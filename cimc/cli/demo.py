@@ -46,8 +46,8 @@ def command(ctx: click.Context) -> None:
     from cimc.cli.summary import print_summary
     from cimc.cost import floorplan
     from cimc.cost.layout import layout
-    from cimc.cost.layout_report import make_console, print_layers, print_tiles
-    from cimc.cost.report import print_counts_and_energy, to_json
+    from cimc.cost.layout_report import print_layers, print_tiles
+    from cimc.cost.report import make_console, print_counts_and_energy, to_json
     from cimc.textfile import write_text
 
     images, labels = _unpack()

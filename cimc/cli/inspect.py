@@ -52,7 +52,8 @@ def command(
     from cimc import api
     from cimc.cost.floorplan import save
     from cimc.cost.layout import layout
-    from cimc.cost.layout_report import make_console, print_host, print_layers, print_tiles
+    from cimc.cost.layout_report import print_host, print_layers, print_tiles
+    from cimc.cost.report import make_console
     from cimc.textfile import read_text, write_text
 
     if Path(file).suffix == ".cim":

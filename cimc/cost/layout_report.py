@@ -16,14 +16,7 @@ from cimc.cost.floorplan import bars, color, letter
 from cimc.cost.layout import Fragment, LayerUse, Layout
 from cimc.cost.report import quantity
 
-_WIDTH = 120  # of the tables where no terminal says how wide it is
 _COUNTS = ("positions", "row reads", "bits read", "MACs", "rows", "cells")
-
-
-def make_console() -> Console:
-    """A console as wide as the terminal, or wide enough for the tables in a pipe."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_WIDTH)
 
 
 def print_layers(plan: Layout, console: Console) -> None:
@@ -31,9 +24,9 @@ def print_layers(plan: Layout, console: Console) -> None:
     title = "Layers, for one sample"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("", "layer", "what", "where"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for heading in _COUNTS:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     index = {name: i for i, name in enumerate(plan.names)}
     for layer in plan.layers:
         mark = ""

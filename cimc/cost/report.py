@@ -32,6 +32,9 @@ _COLUMNS = (
 )
 
 
+_WIDTH = 120
+
+
 def engineering(value: float, unit: str) -> str:
     """Three digits and a prefix: `engineering(1.234e-9, "J")` is `1.23 nJ`."""
     prefixes = ("p", "n", "µ", "m", "", "k", "M")
@@ -53,20 +56,27 @@ def quantity(count: int) -> str:
     return f"{scaled:.3g}T"
 
 
+def make_console() -> Console:
+    """A console as wide as the terminal, or wide enough for the tables in a pipe."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH)
+
+
 def print_counts_and_energy(
     result: HasCounts, report: EnergyReport, console: Console | None = None
 ) -> None:
     """Two tables, by layer and by component, and the totals."""
-    console = console or Console()
+    console = console or make_console()
     console.print(_layers(result.counts, report))
     console.print(_components(report))
     console.print(_totals(report), highlight=False)
 
 
 def _layers(counts: Counts, report: EnergyReport) -> Table:
-    title = f"Counts and energy of {counts.samples} samples, by layer"
+    samples = "1 sample" if counts.samples == 1 else f"{counts.samples} samples"
+    title = f"Counts and energy of {samples}, by layer"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("layer")
+    table.add_column("layer", overflow="fold")
     for heading, _, _ in _COLUMNS:
         table.add_column(heading, justify="right")
     table.add_column("energy", justify="right")

@@ -11,6 +11,8 @@ from cimc.ir.graph import Node, Value
 from cimc.ir.rules import window
 from cimc.ir.types import int_range
 
+_CARRIES = ("cim.add", "cim.relu", "cim.reshape", "cim.transpose", "cim.max_pool")
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -35,18 +37,16 @@ def bounds(value: Value, made: dict[Value, Node]) -> Bounds:
     node = made.get(value)
     if value.elem == "bip":
         return Bounds(-1, 1, 2)
-    if node is None or node.op in ("cim.threshold", "cim.sign", "cim.host"):
-        return Bounds(*int_range(value.elem))
-    if node.op in ("cim.conv", "cim.matmul"):
+    if node is not None and node.op in ("cim.conv", "cim.matmul"):
         return _layer(node, made)
+    if node is None or node.op not in _CARRIES:  # an ONNX operation's operands may be floats
+        return Bounds(*int_range(value.elem))
     inner = [bounds(v, made) for v in node.inputs if v is not None]
     if node.op == "cim.add":
         return Bounds(inner[0].low + inner[1].low, inner[0].high + inner[1].high)
     if node.op == "cim.relu":
         return Bounds(max(0, inner[0].low), max(0, inner[0].high))
-    if node.op in ("cim.reshape", "cim.transpose", "cim.max_pool"):
-        return inner[0]
-    return Bounds(*int_range(value.elem))
+    return inner[0]
 
 
 def _layer(node: Node, made: dict[Value, Node]) -> Bounds:

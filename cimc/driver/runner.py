@@ -13,6 +13,7 @@ from cimc.driver.base import Pass, PassContext
 from cimc.errors import CompileError
 from cimc.frontend.evaluate import Evaluator, random_feeds
 from cimc.ir.graph import Graph
+from cimc.ir.rules import Misfit
 from cimc.ir.text import save_graph
 from cimc.ir.types import Array
 from cimc.ir.verify import verify
@@ -69,12 +70,19 @@ def run_passes(
 def _settle(graph: Graph, step: Pass, ctx: PassContext) -> bool:
     changed = False
     for _ in range(REPEAT_CAP):
-        again = step.run(graph, ctx)
+        again = _run(graph, step, ctx)
         changed |= again
         _verify(graph, step.name)
         if not (again and step.repeat):
             return changed
     raise CompileError(f"pass '{step.name}' still changes the graph after {REPEAT_CAP} runs")
+
+
+def _run(graph: Graph, step: Pass, ctx: PassContext) -> bool:
+    try:
+        return step.run(graph, ctx)
+    except Misfit as misfit:
+        raise CompileError(f"pass '{step.name}': {misfit}", f"@{graph.name}") from misfit
 
 
 def _verify(graph: Graph, name: str) -> None:

@@ -32,6 +32,9 @@ def bind_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]], where: str) -
     symbols: dict[str, int] = {}
     errors: list[CompileError] = []
     types: list[Type] = []
+    for name, sizes in shapes.items():
+        if 0 in sizes:
+            errors.append(CompileError(f"--shape {name} has a size of 0", where))
     for value, name in zip(graph.inputs, names):
         if not isinstance(value.type, TensorType) or value.type.shape is None:
             errors.append(

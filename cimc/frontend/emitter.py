@@ -15,6 +15,7 @@ class Emitter:
 
     `opset` is the version of the default domain they are written for. Names made here start
     with `_`, which no name of the graph IR made from a source does twice: `taken` is checked.
+    `sources` are the source names that nodes of the graph have by now.
     """
 
     def __init__(self, opset: int, taken: set[str]) -> None:
@@ -22,6 +23,7 @@ class Emitter:
         self.nodes: list[NodeProto] = []
         self.initialisers: list[TensorProto] = []
         self.taken = taken
+        self.sources: set[str | None] = set()
 
     def fresh(self, stem: str) -> str:
         name, k = f"_{stem}", 2

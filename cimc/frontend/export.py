@@ -147,7 +147,10 @@ def _inline(node: Node, e: Emitter, names: dict[Value, str]) -> None:
 def _node(node: Node, ins: list[str], outs: list[str], e: Emitter, names: dict[Value, str]) -> Any:
     domain = DOMAIN.get(node.domain, node.domain)
     op = node.op.rsplit(".", 1)[1]
-    proto = helper.make_node(op, ins, outs, name=node.source, domain=domain)
+    # Several operations may come from one node of the source; ONNX wants unique names.
+    name = node.source if node.source not in e.sources else None
+    e.sources.add(node.source)
+    proto = helper.make_node(op, ins, outs, name=name, domain=domain)
     for key, value in node.attrs.items():
         proto.attribute.append(_attribute(key, value, op, domain, e, names))
     return proto

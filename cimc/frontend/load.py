@@ -44,12 +44,31 @@ def load_model(path: Path) -> ModelProto:
     _import_qonnx(model)
     _check_operators(model, str(path))
     _read_external(model, path)
+    _check_model(model, str(path))
+    return model
+
+
+def _check_model(model: ModelProto, where: str) -> None:
+    """The checks of onnx, but for outputs that leave out their type or shape: onnxruntime
+    infers those."""
+    lacking = [o for o in model.graph.output if _no_shape(o)]
+    stated = [onnx.ValueInfoProto.FromString(o.SerializeToString()) for o in lacking]
+    for output in lacking:
+        tensor = output.type.tensor_type
+        tensor.elem_type = tensor.elem_type or TensorProto.FLOAT
+        tensor.shape.SetInParent()
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
         text = " ".join(str(error).split())
-        raise CompileError(f"not a valid ONNX model: {text[:300]}", str(path)) from None
-    return model
+        raise CompileError(f"not a valid ONNX model: {text[:300]}", where) from None
+    for output, before in zip(lacking, stated):
+        output.CopyFrom(before)
+
+
+def _no_shape(info: onnx.ValueInfoProto) -> bool:
+    kind = info.type.WhichOneof("value")
+    return kind is None or (kind == "tensor_type" and not info.type.tensor_type.HasField("shape"))
 
 
 def _check_versions(model: ModelProto, where: str) -> None:

@@ -24,7 +24,7 @@ SETTINGS = [
     {"functions": "nand,or"},
 ]
 
-# Two host fragments' worth of nothing: kernels programmed twice, read with a triangular loop.
+# Kernels programmed on two tiles, at two columns, and read in a triangular loop.
 BY_HAND = """\
 .cim 1
 .target toy rows=8 cols=8 tiles=3 functions=[xor] acc_bits=16

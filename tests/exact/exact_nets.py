@@ -14,13 +14,15 @@ TYPES = {"f32": TensorProto.FLOAT, "u8": TensorProto.UINT8, "i8": TensorProto.IN
 
 
 class Net:
-    """An ONNX graph in the making. `linear` counts its Conv, MatMul and Gemm nodes."""
+    """An ONNX graph in the making. `linear` counts its Conv, MatMul and Gemm nodes, `ternary`
+    says whether weights may be 0."""
 
     def __init__(self, seed=0):
         self.rng = np.random.default_rng(seed)
         self.nodes, self.inits, self.inputs = [], [], []
         self.shapes = {}
         self.linear = 0
+        self.ternary = False
         self.feeds = {}
 
     def input(self, name, shape, elem="f32", samples=2, batched=True):
@@ -76,6 +78,7 @@ class Net:
         """Weights: `bip` ±1, `alpha` ±α, `alphas` ±α by channel along `axis`, `tern` -1, 0, 1,
         `terns` ternary with α by channel. Each α is a power of two."""
         w = self.signs(shape)
+        self.ternary |= kind.startswith("tern")
         if kind.startswith("tern"):
             w *= self.rng.random(shape) < 0.6
         if kind == "alpha":

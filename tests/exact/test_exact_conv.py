@@ -29,9 +29,8 @@ def convolutions(draw):
     net = Net(draw(SEEDS))
     x = binarise(draw, net, _image(draw, net))
     x = conv(draw, net, x)
-    ternary = any(kind in net.nodes[-1].name for kind in ("tern",))
     x = float_work(draw, net, x)
-    return net, binarise(draw, net, x), geometry(draw, ternary)
+    return net, binarise(draw, net, x), geometry(draw, net)
 
 
 @cases(150)
@@ -49,7 +48,7 @@ def test_sums_of_a_convolution_as_floats(data):
     x = binarise(draw, net, _image(draw, net))
     y = conv(draw, net, x)
     outputs = [y, binarise(draw, net, y)] if draw(st.booleans()) else [y]
-    check_case(net, *outputs, **geometry(draw))
+    check_case(net, *outputs, **geometry(draw, net))
 
 
 @cases(40)
@@ -60,7 +59,7 @@ def test_every_way_to_write_a_sign(data):
     x = FORMS[draw(plain(tuple(FORMS)))](net, x)
     x = net.conv(x, 7, [2, 2], bias=net.rng.choice([0.0, 1.0, -2.0, 0.5], 7))
     y = FORMS[draw(plain(tuple(FORMS)))](net, x)
-    check_case(net, y, **geometry(draw))
+    check_case(net, y, **geometry(draw, net))
 
 
 @cases(30)
@@ -70,4 +69,4 @@ def test_depthwise(data):
     channels, times = draw(st.integers(1, 9)), draw(st.integers(1, 3))
     x = binarise(draw, net, net.input("x", (1, channels, 5, 4)))
     x = net.conv(x, channels * times, [3, 2], "tern", None, channels, pads=[1, 0, 1, 1])
-    check_case(net, binarise(draw, net, float_work(draw, net, x)), **geometry(draw))
+    check_case(net, binarise(draw, net, float_work(draw, net, x)), **geometry(draw, net))
