@@ -159,6 +159,9 @@ def load(path: str | Path) -> Compiled:
     A program of a target that is no longer known (a user's own file) gets the default
     target's costs and a note. Raises CompileError.
     """
+    if Path(path).suffix in (".onnx", ".cimir"):
+        help = f"compile it first: cimc compile {path} -o out.cim"
+        raise CompileError("is a model, not a .cim program", str(path), help)
     program = load_program(Path(path))
     if program.section("infer") is None:
         raise CompileError("the program has no section `.infer`", str(path), help="is it whole?")

@@ -7,7 +7,7 @@ onnxruntime does not know, and graph IR run in the evaluator: those operators by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def open_oracle(model: str | Path, program: Program) -> Callable[[Feeds], dict[s
     or one whose interface is not the program's.
     """
     path = Path(model)
-    once = _graph_runner(path) if path.suffix == ".cimir" else _model_runner(path)
+    once = _graph_runner(path) if path.suffix == ".cimir" else _model_runner(path, program)
     outputs = [m for m in program.outputs if m.output is not None]
 
     def run(feeds: Feeds) -> dict[str, Array]:
@@ -64,18 +64,29 @@ def _graph_runner(path: Path) -> Callable[[Feeds], dict[str, Array]]:
     return Evaluator(load_graph(path))
 
 
-def _model_runner(path: Path) -> Callable[[Feeds], dict[str, Array]]:
+def _model_runner(path: Path, program: Program) -> Callable[[Feeds], dict[str, Array]]:
     proto = load_model(path)
     if any(PREFIX.get(node.domain) == "qonnx" for node in proto.graph.node):
         return Evaluator(import_model(proto, str(path)))
     proto.ir_version = min(proto.ir_version, _IR_VERSION)
     session = open_session(_bytes(proto, path), str(path))
+    inputs, wanted = {i.name for i in session.get_inputs()}, {m.input for m in program.inputs}
+    if inputs != wanted:
+        raise CompileError(
+            f"the model takes {_quoted(inputs)}, the program takes {_quoted(wanted)}",
+            str(path),
+            help="is the program compiled from this model?",
+        )
     names = [o.name for o in session.get_outputs()]
 
     def once(feeds: Feeds) -> dict[str, Array]:
         return dict(zip(names, call(session, dict(feeds), str(path))))
 
     return once
+
+
+def _quoted(names: Iterable[str | None]) -> str:
+    return ", ".join(sorted(f"'{name}'" for name in names)) or "no inputs"
 
 
 def _bytes(proto: ModelProto, path: Path) -> bytes:

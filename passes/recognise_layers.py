@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,11 +30,12 @@ class _Weights:
 
 def _split(w: Array, axis: int) -> _Weights | str:
     """Weights ±α or 0 with one α for each channel along `axis`; else why not."""
-    moved = np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1).astype(np.float64)
-    size = np.abs(moved)
-    alpha = size.max(axis=1, initial=0.0)
-    if not np.all((size == 0) | (size == alpha[:, None])):
+    size: Any = np.abs(w)
+    others = tuple(i for i in range(w.ndim) if i != axis)
+    largest = size.max(axis=others, initial=0.0, keepdims=True)
+    if not np.all((size == 0) | (size == largest)):
         return "the weights of a kernel are not ±α"
+    alpha = largest.reshape(-1).astype(np.float64)
     alpha[alpha == 0] = 1.0
     if not all(power_of_two(a) for a in alpha.tolist()):
         return "α of its weights ±α is not a power of two, so the sum rounds"

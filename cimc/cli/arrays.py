@@ -53,8 +53,18 @@ def read_npz(path: Path) -> dict[str, Array]:
 def read_inputs(path: Path, inputs: Sequence[Port], scale: str = "raw") -> dict[str, Array]:
     """The inputs of a program from .npz (ONNX input names as keys), .npy or .png (one input).
 
-    scale: `unit` divides pixels by 255 for a float input. Raises CompileError.
+    scale: `unit` divides pixels by 255 for a float input. Raises CompileError, also for a file
+    of no samples.
     """
+    found = _read(path, inputs, scale)
+    for port in inputs:
+        shape = found[port.name].shape if port.name in found else ()
+        if port.batch is not None and shape[port.batch : port.batch + 1] == (0,):
+            raise CompileError(f"input '{port.name}' has no samples", str(path))
+    return found
+
+
+def _read(path: Path, inputs: Sequence[Port], scale: str) -> dict[str, Array]:
     if path.suffix == ".npz":
         return read_npz(path)
     if len(inputs) != 1:

@@ -74,9 +74,7 @@ def print_host(plan: Layout, console: Console) -> None:
 
 
 def _fragment(fragment: Fragment) -> list[str]:
-    operators = [
-        name if count == 1 else f"{count} {name}" for name, count in fragment.operators
-    ]
+    operators = [name if count == 1 else f"{count} {name}" for name, count in fragment.operators]
     macs = f"; {quantity(fragment.macs)} MACs" if fragment.macs else ""
     lines = [f"host {fragment.name}: {', '.join(operators)}{macs}"]
     return lines + [f"  {reason}" for reason in fragment.why.split("; ") if reason]

@@ -31,7 +31,7 @@ class Bounds:
 def bounds(value: Value, made: dict[Value, Node]) -> Bounds:
     """The worst case of an integer value. `made` gives producers.
 
-    Layer sums are bounded by their actual weights; padding only removes terms, so zero
+    Layer sums are bounded by their actual weights (bip or tern); padding only removes terms, so zero
     is a possible contribution of each padded tap.
     """
     node = made.get(value)
@@ -52,17 +52,15 @@ def bounds(value: Value, made: dict[Value, Node]) -> Bounds:
 def _layer(node: Node, made: dict[Value, Node]) -> Bounds:
     x, w = node.arg(0), node.arg(1)
     assert w.const is not None
-    weights = np.abs(w.const.astype(np.int64))
-    terms = weights.sum(axis=0 if node.op == "cim.matmul" else tuple(range(1, weights.ndim)))
-    total = int(terms.max(initial=0))
+    axes = 0 if node.op == "cim.matmul" else tuple(range(1, w.const.ndim))
+    positive = np.greater(w.const, 0).sum(axis=axes)
+    negative = np.less(w.const, 0).sum(axis=axes)
     inside = bounds(x, made)
     if inside.low >= 0:
-        signed = w.const.astype(np.int64)
-        axes = 0 if node.op == "cim.matmul" else tuple(range(1, weights.ndim))
-        positive = int(np.maximum(signed, 0).sum(axis=axes).max(initial=0))
-        negative = int(np.minimum(signed, 0).sum(axis=axes).min(initial=0))
-        return Bounds(negative * inside.high, positive * inside.high)
-    high = total * inside.reach
+        return Bounds(
+            -int(negative.max(initial=0)) * inside.high, int(positive.max(initial=0)) * inside.high
+        )
+    high = int((positive + negative).max(initial=0)) * inside.reach
     odd_steps = x.elem == "bip" and w.elem == "bip" and not _padded(node)
     return Bounds(-high, high, 2 if odd_steps and high else 1)
 

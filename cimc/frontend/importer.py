@@ -7,6 +7,7 @@ The first step of the data flow. Recognises nothing: that is the passes' work.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from cimc.frontend.elements import elem_of, unpack
 from cimc.frontend.export import to_onnx
 from cimc.frontend.load import load_model
 from cimc.frontend.session import open_session
+from cimc.frontend.shape_inference import infer_shapes
 from cimc.ir.graph import Attr, Graph, Node, Value, identifier
 from cimc.ir.types import AnyType, OptType, SeqType, TensorType, Type, is_float
 
@@ -234,7 +236,7 @@ def infer_types(graph: Graph, where: str) -> None:
 
     Raises CompileError where onnxruntime refuses the model.
     """
-    model = to_onnx(graph)
+    model = to_onnx(_light(graph))
     session = open_session(_serialise(model), where)
     _refine(graph, model)
     unknown = [v for n in graph.nodes for v in n.outputs if isinstance(v.type, AnyType)]
@@ -246,12 +248,27 @@ def infer_types(graph: Graph, where: str) -> None:
 
 def refine_types(graph: Graph) -> None:
     """Narrow the types of results by ONNX shape inference, after constants became known."""
-    _refine(graph, to_onnx(graph))
+    _refine(graph, to_onnx(_light(graph)))
+
+
+_LARGE = 4096  # elements: larger constants are weights, which no shape depends on
+
+
+def _light(graph: Graph) -> Graph:
+    """The graph with its weights as inputs, so that inferring types does not copy them."""
+    weights = [v for v in graph.consts if v.const is not None and v.const.size > _LARGE]
+    names = graph.input_names or [v.name for v in graph.inputs]
+    return replace(
+        graph,
+        inputs=[*graph.inputs, *weights],
+        input_names=[*names, *(v.name for v in weights)],
+        consts=[v for v in graph.consts if v not in set(weights)],
+    )
 
 
 def _refine(graph: Graph, model: ModelProto) -> None:
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        inferred = infer_shapes(model)
     except (onnx.shape_inference.InferenceError, ValueError):
         return
     infos = [*inferred.graph.value_info, *inferred.graph.output]

@@ -3,6 +3,7 @@ folder only. Knows protobuf and the file system, not the graph IR."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -40,6 +41,7 @@ def load_model(path: Path) -> ModelProto:
         ) from None
     if not model.HasField("graph") or not model.opset_import:
         raise CompileError("not an ONNX model: it has no graph", str(path))
+    _check_names(model.graph, str(path))
     _check_versions(model, str(path))
     _import_qonnx(model)
     _check_operators(model, str(path))
@@ -69,6 +71,28 @@ def _check_model(model: ModelProto, where: str) -> None:
 def _no_shape(info: onnx.ValueInfoProto) -> bool:
     kind = info.type.WhichOneof("value")
     return kind is None or (kind == "tensor_type" and not info.type.tensor_type.HasField("shape"))
+
+
+def _check_names(graph: onnx.GraphProto, where: str) -> None:
+    """Protobuf hands a string that is not UTF-8 over as bytes."""
+    for name in _names(graph):
+        if isinstance(name, bytes):
+            raise CompileError(f"a name in it is not UTF-8 text: {name[:60]!r}", where)
+
+
+def _names(graph: onnx.GraphProto) -> Iterator[str | bytes]:
+    yield graph.name
+    for tensor in graph.initializer:
+        yield tensor.name
+    for info in (*graph.input, *graph.output, *graph.value_info):
+        yield info.name
+        yield from (d.dim_param for d in info.type.tensor_type.shape.dim)
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for attr in node.attribute:
+            yield attr.name
+            for inner in [attr.g, *attr.graphs]:
+                yield from _names(inner)
 
 
 def _check_versions(model: ModelProto, where: str) -> None:

@@ -23,7 +23,7 @@ class Feed:
 
     def __init__(self, program: Program, inputs: Mapping[str, Array]) -> None:
         """Raises CompileError for a missing or unknown name, a wrong numpy type, shape or
-        value, no samples, and inputs that disagree on their number."""
+        value, and inputs that disagree on the number of samples."""
         self._mems = {str(mem.input): mem for mem in program.inputs}
         errors = self._names(inputs)
         self._values: dict[str, Any] = {}  # [N, *shape], or [1, *shape] shared by all samples
@@ -43,8 +43,6 @@ class Feed:
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"'{name}' has {n}" for name, n in counts.items())
             errors.append(CompileError(f"the inputs disagree on the number of samples: {listed}"))
-        if 0 in counts.values():
-            errors.append(CompileError("there are no samples in the inputs"))
         raise_all(errors)
         self._batched = set(counts)
         self.samples = next(iter(counts.values()), 1)

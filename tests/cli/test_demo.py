@@ -46,9 +46,7 @@ def test_the_commands_it_names_work(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert result.exit_code == 0, f"{command}: {result.output}"
 
 
-def test_folder_that_cannot_be_written_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: object) -> None:
         raise PermissionError(13, "Permission denied")
 

@@ -8,7 +8,7 @@ reference interpreter on the program that was printed and parsed again.
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import note
+from hypothesis import currently_in_test_context, note
 from onnx import printer
 
 import cimc
@@ -95,8 +95,8 @@ def check_case(net, *outputs, on_tiles=True, **options):
     net: a Net; outputs: names of its values. on_tiles: each of its layers must be on tiles.
     options: of `compiled`. Returns what was compiled, and the run."""
     model = net.model(*outputs)
-    note(printer.to_text(model))
-    note(f"options: {options}")
+    if currently_in_test_context():
+        note(f"{printer.to_text(model)}\noptions: {options}")
     case = compiled(model, **options)
     if on_tiles:
         assert layers_on_tiles(case.graph) == net.linear

@@ -111,15 +111,17 @@ def plain(forms=PLAIN_FORMS):
 
 def _batch_norm(draw, net, x):
     channels = net.shapes[x][1]
+    small = 1e-30 if net.huge else 0.0  # infinity times 0 would be NaN, which has no sign
     kinds = {
         "exact": 1.0,  # reaches zero exactly where the sum is the mean
         "falling": -1.0,
-        "zero": 0.0,
+        "zero": small,
         "tiny": 1e-30,
         "huge": 1e30,
-        "mixed": net.rng.choice([-3e8, -0.37, -1e-9, 0.0, 1e-9, 0.71, 3e8], channels),
+        "mixed": net.rng.choice([-3e8, -0.37, -1e-9, small, 1e-9, 0.71, 3e8], channels),
     }
     kind = draw(st.sampled_from(list(kinds)))
+    net.huge |= kind == "huge"
     scale = np.broadcast_to(np.float32(kinds[kind]), channels)
     bias = net.rng.choice([0.0, 0.0, 0.3, -1.7], channels)
     if kind == "mixed":
@@ -133,6 +135,7 @@ def _affine(op):
         channels = net.shapes[x][1]
         if draw(st.booleans()):
             value = np.float32(draw(st.sampled_from([0.5, -0.3, 3.0, -2.0, 1e20])))
+            net.huge |= bool(value > 1e9)
         else:
             values = net.rng.choice([-2.0, -0.37, 0.25, 1.0, 3.0], channels)
             value = net.per_channel(x, values)
@@ -184,6 +187,9 @@ def window(draw, sizes, widest=3, pool=False):
         # a pool's padding must be smaller than its kernel
         most = [k - 1 if pool else 2 for k in kernel] * 2
         attrs["pads"] = [draw(st.integers(0, min(2, m))) for m in most]
+    if pool and auto and auto.startswith("SAME") and "strides" in attrs:
+        # onnxruntime refuses a stride beyond the kernel here: its padding would be negative
+        attrs["strides"] = [min(s, k) for s, k in zip(attrs["strides"], kernel)]
     if pool and auto is None and draw(st.booleans()):
         attrs["ceil_mode"] = 1
     if min(out_sizes(sizes, kernel, **attrs), default=1) < 1:

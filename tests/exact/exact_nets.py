@@ -23,16 +23,19 @@ class Net:
         self.shapes = {}
         self.linear = 0
         self.ternary = False
+        self.huge = False
         self.feeds = {}
 
     def input(self, name, shape, elem="f32", samples=2, batched=True):
         """An input with `samples` random samples; floats are halves in -2..2, many of them 0.
 
-        batched: its first axis, of size 1 in `shape`, is symbolic."""
+        batched: its first axis, of size 1 in `shape`, is symbolic. Another first axis of size 1
+        takes samples too, any other none."""
         dims = ["N", *shape[1:]] if batched else list(shape)
         self.inputs.append(helper.make_tensor_value_info(name, TYPES[elem], dims))
         self.shapes[name] = tuple(shape)
-        size = (samples * shape[0], *shape[1:]) if batched else (samples, *shape)
+        along = batched or shape[0] == 1
+        size = (samples * shape[0], *shape[1:]) if along else (samples, *shape)
         if elem == "f32":
             array = np.asarray(self.rng.integers(-4, 5, size) / 2, np.float32)
         else:
