@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cimc.backend.lower import lower
 from cimc.cost.energy import EnergyReport, energy
-from cimc.cost.target import Target, load_target
+from cimc.cost.target import Target, builtin_targets, load_target
 from cimc.driver.base import Geometry, Pass, PassContext
 from cimc.driver.pipeline import parse_pipeline
 from cimc.driver.registry import Registry, load_registry
@@ -153,11 +153,14 @@ def _with_placement(passes: Sequence[Pass], registry: Registry) -> list[Pass]:
     return [p for p in passes if p.name not in names] + [own.get(p.name, p) for p in place]
 
 
-def load(path: str | Path) -> Compiled:
-    """A program from its `.cim` text, checked, with the target it names.
+def load(
+    path: str | Path, *, target: str | None = None, overrides: Mapping[str, str] | None = None
+) -> Compiled:
+    """A program from its `.cim` text, checked, with the costs of the target it names.
 
-    A program of a target that is no longer known (a user's own file) gets the default
-    target's costs and a note. Raises CompileError.
+    target, overrides: whose costs to take instead, and single figures of it; the geometry
+    is the program's own. A program of a target that is not known here (a user's own file)
+    gets the default target's costs and a note. Raises CompileError.
     """
     if Path(path).suffix in (".onnx", ".cimir"):
         help = f"compile it first: cimc compile {path} -o out.cim"
@@ -167,11 +170,19 @@ def load(path: str | Path) -> Compiled:
         raise CompileError("the program has no section `.infer`", str(path), help="is it whole?")
     check(program, str(path))
     notes = []
-    try:
-        target = load_target(program.target.name, {})
-    except CompileError:
-        target = load_target(DEFAULT_TARGET, {})
+    name = target or program.target.name
+    if target is None and name not in builtin_targets():
+        name = DEFAULT_TARGET
         notes.append(
-            f"target '{program.target.name}' is not known here: energy is that of {target.name}"
+            f"target '{program.target.name}' is not known here: energy is that of {name}; "
+            "give its file with --target"
         )
-    return Compiled(program, target, notes=notes)
+    costs = dict(overrides or {})
+    for key in costs:
+        if not key.startswith("energy."):
+            raise CompileError(
+                "the program is compiled: only costs can change",
+                f"--set {key}",
+                help="compile the model again with it",
+            )
+    return Compiled(program, load_target(name, costs), notes=notes)

@@ -78,6 +78,8 @@ def _move_pool(rw: Rewriter, chain: _Chain) -> bool:
     attrs = window_attrs(pool, kernel)
     if attrs is None or not covered(pool.arg(0), kernel, attrs):
         return False
+    if max(_axes(chain), default=0) > 1:
+        return False  # a map that differs within a window does not commute with its maximum
     attrs = {"kernel": kernel} | attrs
     shape = pool.output.tensor
     if all(rising(n) for n in after):
@@ -91,20 +93,31 @@ def _move_pool(rw: Rewriter, chain: _Chain) -> bool:
     return False
 
 
-def _axis(chain: _Chain) -> int | None:
-    """The one axis along which constants of the chain differ; -1 if none does; None if
-    several do or the axis has no known size."""
+def _axes(chain: _Chain) -> set[int]:
+    """The axes along which constants of the chain differ."""
     rank = len(chain.source.tensor.shape or ())
     axes = set()
     for node in chain.nodes:
         if node.op == "onnx.BatchNormalization":
             axes.add(1)
             continue
+        if node.op == "qonnx.MultiThreshold":  # thresholds[C, T]
+            channels_last = str(node.attrs.get("data_layout", "NCHW")).endswith("C") and rank > 2
+            if node.arg(1).tensor.static != (1, node.arg(1).tensor.static[-1]):
+                axes.add(rank - 1 if channels_last else 1)
+            continue
         for value in node.inputs:
             if value is None or value.const is None:
                 continue
             dims = value.const.shape
             axes |= {rank - len(dims) + i for i, d in enumerate(dims) if d != 1}
+    return axes
+
+
+def _axis(chain: _Chain) -> int | None:
+    """The one axis along which constants of the chain differ; -1 if none does; None if
+    several do or the axis has no known size."""
+    rank, axes = len(chain.source.tensor.shape or ()), _axes(chain)
     if len(axes) > 1 or rank < 2 or axes & {0}:
         return None
     axis = axes.pop() if axes else -1
@@ -117,7 +130,7 @@ def _emit(rw: Rewriter, chain: _Chain, axis: int, steps: Steps) -> bool:
     below: list[Node] = []
     while True:
         node = rw.producer(q, "cim.max_pool", *_LAYOUT)
-        if node is None or (node.op == "cim.max_pool" and steps.flipped):
+        if node is None or (node.op == "cim.max_pool" and (steps.flipped or axis > 1)):
             break
         if node.op == "cim.transpose" and axis >= 0:
             axis = node.ints_attr("perm")[axis]

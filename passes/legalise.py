@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from cimc.driver import Pass, PassContext
 from cimc.driver.bounds import bounds
 from cimc.errors import CompileError, raise_all
-from cimc.frontend.evaluate import outline
 from cimc.frontend.macs import macs
 from cimc.ir.graph import Graph, Node, Value, layer_name
 from cimc.ir.ops import HOST
@@ -26,7 +26,7 @@ def _refusal(node: Node, graph: Graph, ctx: PassContext) -> str:
     """Why a layer can't be on a tile; empty if it can."""
     x, w = node.arg(0), node.arg(1)
     try:
-        count = input_planes(x.elem)
+        input_planes(x.elem)
     except Misfit as misfit:
         return f"its input: {misfit}"
     if w.elem not in ("bip", "tern"):
@@ -34,7 +34,7 @@ def _refusal(node: Node, graph: Graph, ctx: PassContext) -> str:
     if x.tensor.static is None:
         return f"its input has the shape {x.type}: sizes must be known"
     functions = set(ctx.geometry.functions)
-    if count > 1 and w.elem == "tern" and functions == {"xor"}:
+    if x.elem not in ("bip", "tern") and w.elem == "tern" and functions == {"xor"}:
         return "integers times ternary weights need and, nand or or; the target has only xor"
     return ""
 
@@ -101,59 +101,79 @@ def _stages(graph: Graph, tiles: set[Node]) -> dict[Node, int]:
     return stage
 
 
-def _fragment(graph: Graph, nodes: list[Node], name: str) -> Node:
-    """One cim.host operation in the place of `nodes`."""
-    part = outline(graph, nodes, name)
-    part.opsets = {}
-    why = _reasons(nodes)  # with the names that the values have outside
-    inputs, outputs = list(part.inputs), list(part.outputs)
-    # Inside, the border values get names of their own; outside, they keep theirs.
-    inner = {v: Value(graph.fresh(f"{v.name}.host"), v.type) for v in inputs}
-    for value, copy in inner.items():
+class _Cut:
+    """Takes fragments out of a graph, one after the other; `finish` tells the rest of it.
+
+    A value that crosses the border keeps its name outside and gets one of its own inside.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._taken = {v.name for v in graph.values()}
+        self._outputs = set(graph.outputs)
+        self._uses = Counter(v for n in graph.nodes for v in set(n.reads()))  # by what is left
+        self._outside: dict[Value, Value] = {}  # of a fragment's result: the value outside
+        self._moved: set[Value] = set()  # constants that only a fragment uses
+
+    def fragment(self, nodes: list[Node], stage: int) -> Node:
+        """One cim.host operation for `nodes`, to be put in their place."""
+        read = list(dict.fromkeys(v for n in nodes for v in n.reads()))
+        made = [v for n in nodes for v in n.outputs]
+        self._uses.subtract(v for n in nodes for v in set(n.reads()))
+        name, why = self._fresh(f"host{stage}"), _reasons(nodes)
+        own = set(made)
+        operands = [v for v in read if v not in own and v.const is None]
+        inside = {v: self._copy(v) for v in operands}
+        results = [v for v in made if self._needed(v)]
+        for value in results:
+            self._outside[value] = Value(value.name, value.type)
+            value.name = self._fresh(f"{value.name}.host")
+        consts = [v for v in read if v.const is not None]
+        copies = {v: self._copy(v) for v in consts if self._needed(v)}
+        self._moved.update(v for v in consts if v not in copies)
         for node in nodes:
-            node.inputs[:] = [copy if v is value else v for v in node.inputs]
-        part.outputs[:] = [copy if v is value else v for v in part.outputs]
-    _capture(nodes, inner)
-    results: list[Value] = []
-    for value in outputs:
-        result = Value(value.name, value.type)
-        value.name = graph.fresh(f"{value.name}.host")
-        results.append(result)
-    part.inputs = [inner[v] for v in inputs]
-    _own_constants(graph, part, set(nodes))
-    host = Node(HOST, list(inputs), results, {"body": part}, why=why)
-    for old, new in zip(outputs, results):
-        for node in graph.nodes:
-            if node not in set(nodes):
-                _use(node, old, new)
-        graph.outputs[:] = [new if v is old else v for v in graph.outputs]
-    return host
+            _swap(node, inside | copies)
+        body = Graph(
+            name,
+            inputs=list(inside.values()),
+            outputs=list(results),
+            nodes=list(nodes),
+            consts=[copies.get(v, v) for v in consts],
+        )
+        self._taken -= {v.name for v in body.values()}  # each fragment has names of its own
+        self._uses.update(operands)
+        outs = [self._outside[v] for v in results]
+        return Node(HOST, list(operands), outs, {"body": body}, why=why)
+
+    def finish(self) -> None:
+        """Let the operations outside use the fragments' results."""
+        for node in self.graph.nodes:
+            _swap(node, self._outside)
+        self.graph.outputs[:] = [self._outside.get(v, v) for v in self.graph.outputs]
+        self.graph.consts = [v for v in self.graph.consts if v not in self._moved]
+
+    def _needed(self, value: Value) -> bool:
+        return self._uses[value] > 0 or value in self._outputs
+
+    def _copy(self, value: Value) -> Value:
+        name = self._outside.get(value, value).name
+        return Value(self._fresh(f"{name}.host"), value.type, value.const, value.seed)
+
+    def _fresh(self, name: str) -> str:
+        free, k = name, 2
+        while free in self._taken:
+            free, k = f"{name}.{k}", k + 1
+        self._taken.add(free)
+        return free
 
 
-def _capture(nodes: list[Node], inner: dict[Value, Value]) -> None:
-    for node in nodes:
-        for graph in node.graphs():
-            for value, copy in inner.items():
-                graph.replace(value, copy, keep_name=False)
-
-
-def _use(node: Node, old: Value, new: Value) -> None:
-    node.inputs[:] = [new if v is old else v for v in node.inputs]
+def _swap(node: Node, other: dict[Value, Value]) -> None:
+    """Take other values for those that are keys of `other`, in nested graphs too."""
+    node.inputs[:] = [None if v is None else other.get(v, v) for v in node.inputs]
     for graph in node.graphs():
-        graph.replace(old, new, keep_name=False)
-
-
-def _own_constants(graph: Graph, part: Graph, nodes: set[Node]) -> None:
-    """A constant that others use too is copied into the fragment under a name of its own."""
-    outside = {v for n in graph.nodes if n not in nodes for v in n.reads()} | set(graph.outputs)
-    for i, value in enumerate(part.consts):
-        if value not in outside:
-            graph.consts.remove(value)
-            continue
-        copy = Value(graph.fresh(f"{value.name}.host"), value.type, value.const, value.seed)
-        part.consts[i] = copy
-        for node in nodes:
-            _use(node, value, copy)
+        for value in graph.captured():
+            if value in other:
+                graph.replace(value, other[value], keep_name=False)
 
 
 def _reasons(nodes: list[Node]) -> str | None:
@@ -191,11 +211,14 @@ class Legalise(Pass):
             if node not in tiles:
                 groups.setdefault(stages[node], []).append(node)
         order = {node: (stages[node], 1, i) for i, node in enumerate(graph.nodes)}
+        cut, gone = _Cut(graph), set()
         for stage, nodes in groups.items():
-            host = _fragment(graph, nodes, graph.fresh(f"host{stage}"))
-            gone = set(nodes)
-            graph.nodes = [n for n in graph.nodes if n not in gone] + [host]
+            host = cut.fragment(nodes, stage)
+            gone.update(nodes)
+            graph.nodes.append(host)
             order[host] = (stage, 0, 0)
+        graph.nodes = [n for n in graph.nodes if n not in gone]
+        cut.finish()
         graph.nodes.sort(key=order.__getitem__)
         return changed or bool(groups)
 

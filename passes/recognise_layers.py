@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.bounds import bounds
+from cimc.driver.levels import encoding, levels
 from cimc.driver.rewrite import power_of_two, scalar
+from cimc.frontend.evaluate import Evaluator, outline
 from cimc.frontend.windows import window_attrs
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.rules import Misfit, input_planes
 from cimc.ir.types import Array, TensorType
 
 _EXACT = 2**24  # onnxruntime sums in float32: exact for integers up to here
+_BLOCK = 128  # products that onnxruntime's Gemm sums before it adds the bias, at least
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,9 @@ def _split(w: Array, axis: int) -> _Weights | str:
     return _Weights(levels, elem, (alpha[:1] if one else alpha).astype(np.float32))
 
 
-def _operand(rw: Rewriter, value: Value | None) -> tuple[Value, float] | str:
+def _operand(rw: Rewriter, value: Value | None, node: Node) -> tuple[Value, float] | str:
     """The integer behind a layer's data operand and its scale; else why not."""
-    found = rw.dequant(value)
+    found = rw.dequant(value) or _encoded(rw, value, node)
     if found is None:
         return "its input is float"
     if not power_of_two(found[1]):
@@ -59,12 +62,46 @@ def _operand(rw: Rewriter, value: Value | None) -> tuple[Value, float] | str:
     return found
 
 
-def _weights(value: Value | None, axis: int) -> _Weights | str:
-    if value is None or value.const is None:
+def _encoded(rw: Rewriter, value: Value | None, node: Node) -> tuple[Value, float] | None:
+    """5. A float operand that holds bits all the same, as a sign of it."""
+    found = encoding(levels(value, rw.made))
+    if value is None or found is None:
+        return None
+    attrs, scale = found
+    return rw.op("cim.sign", [value], f"{value.name}.bits", node, attrs), scale
+
+
+# What lies between stored weights and their use; the clean-up leaves quantisers in place.
+_STORED = (
+    "onnx.QuantizeLinear", "onnx.DequantizeLinear", "onnx.Cast", "onnx.Mul", "onnx.Div",
+    "onnx.Transpose", "onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze", "onnx.Flatten",
+    "cim.sign", "cim.dequant", "cim.transpose", "cim.reshape",
+)  # fmt: skip
+
+
+def _held(rw: Rewriter, value: Value) -> Array | None:
+    """A constant, or what quantisers make of constants, computed as it would be at run time."""
+    if value.const is not None:
+        return value.const
+    nodes: set[Node] = set()
+    pending = [value]
+    while pending:
+        node = rw.producer(pending.pop())
+        if node is None or (node.op not in _STORED and node.domain != "qonnx"):
+            return None
+        nodes.add(node)
+        pending += [v for v in node.inputs if v is not None and v.const is None]
+    part = outline(rw.graph, sorted(nodes, key=rw.graph.nodes.index))
+    return next(iter(Evaluator(replace(part, outputs=[value]))({}).values()))
+
+
+def _weights(rw: Rewriter, value: Value, axis: int) -> _Weights | str:
+    w = _held(rw, value)
+    if w is None:
         return "its weights are not constant"
     if value.elem != "f32":
         return f"its weights are {value.elem}"
-    return _split(value.const, axis)
+    return _split(w, axis)
 
 
 def _emit(
@@ -97,6 +134,24 @@ def _emit(
     return ""
 
 
+def _early_bias(
+    rw: Rewriter, x: Value, terms: int, scale: float, alpha: Array, bias: Value | None
+) -> str:
+    """Why the bias of a Gemm can't be added behind the sum; empty if it can.
+
+    onnxruntime sums long rows in blocks and adds the bias with the first, so that it rounds
+    once a block. That is the same only where no sum with the bias rounds: where all are
+    multiples of one power of two, and few enough."""
+    if bias is None or bias.const is None or terms <= _BLOCK:
+        return ""
+    steps: Any = bias.const.astype(np.float64) / (scale * alpha.astype(np.float64))
+    most = terms * bounds(x, rw.made).reach + float(np.abs(steps).max(initial=0.0))
+    grid = steps * 2.0 ** (24 - int(np.frexp(most)[1]))
+    if most < _EXACT and bool(np.all(grid == np.floor(grid))):
+        return ""
+    return f"its bias rounds before the last of its {terms} products is added"
+
+
 def _channelwise(acc: Value, node: Node, vector: Array) -> Array:
     rank = len(acc.tensor.shape or ())
     return vector.reshape((-1, *(1,) * (rank - 2)) if node.op == "onnx.Conv" else (-1,))
@@ -109,13 +164,18 @@ def _undo(rw: Rewriter, acc: Value) -> None:
 
 def _conv(rw: Rewriter, node: Node) -> str:
     """1. Conv(d(x), ±α) + b ⇒ d(cim.conv(x, w)) * α + b"""
-    x = _operand(rw, node.inputs[0])
-    w = _weights(node.inputs[1], 0)
-    if isinstance(x, str) or isinstance(w, str):
-        return x if isinstance(x, str) else str(w)
+    image, margin = _unpadded(rw, node.arg(0))
+    x = _operand(rw, image, node)
+    if isinstance(x, str):
+        return x
+    w = _weights(rw, node.arg(1), 0)
+    if isinstance(w, str):
+        return w
     attrs = window_attrs(node, w.levels.shape[2:])
     if attrs is None:
         return "its padding depends on a size that is not known"
+    if any(margin):
+        attrs["pads"] = tuple(np.add(margin, attrs.get("pads", 0)).tolist())
     if node.attrs.get("group", 1) != 1:
         attrs["group"] = node.attrs["group"]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
@@ -133,18 +193,38 @@ def _conv(rw: Rewriter, node: Node) -> str:
     return why
 
 
+def _unpadded(rw: Rewriter, x: Value) -> tuple[Value, tuple[int, ...]]:
+    """6. The image below a Pad that puts zeros around it, and those pads; else x and none."""
+    pad = rw.producer(x, "onnx.Pad")
+    if pad is None or pad.attrs.get("mode", "constant") != "constant":
+        return x, ()
+    fill, axes = (pad.inputs[k] if len(pad.inputs) > k else None for k in (2, 3))
+    sizes = pad.arg(1).const if len(pad.inputs) > 1 else np.asarray(pad.ints_attr("pads"))
+    zeros = pad.float_attr("value", 0.0) == 0.0 and (fill is None or scalar(fill) == 0.0)
+    if sizes is None or axes is not None or not zeros:
+        return x, ()
+    pads: list[int] = sizes.astype(np.int64).tolist()
+    rank = len(pads) // 2
+    if min(pads, default=0) < 0 or any((*pads[:2], *pads[rank : rank + 2])):
+        return x, ()
+    return pad.arg(0), (*pads[2:rank], *pads[rank + 2 :])
+
+
 def _matmul(rw: Rewriter, node: Node) -> str:
     """2. MatMul(d(x), ±α) ⇒ d(cim.matmul(x, w)) * α;  3. MatMul(±α, d(x)) ⇒ a 1-D cim.conv"""
     a, b = node.arg(0), node.arg(1)
-    if a.const is not None:
-        return _left(rw, node, a.const, b, 1.0, None)
-    return _right(rw, node, a, b, b.const, 1.0, None)
+    left, w = _held(rw, a), _held(rw, b)
+    if left is not None:
+        return _left(rw, node, left, b, 1.0, None)
+    while w is not None and len(a.tensor.shape or ()) >= w.ndim > 2 and w.shape[0] == 1:
+        w = w[0]  # one matrix for the whole batch
+    return _right(rw, node, a, b, w, 1.0, None)
 
 
 def _right(
     rw: Rewriter, node: Node, a: Value, b: Value, w: Array | None, scale: float, bias: Value | None
 ) -> str:
-    x = _operand(rw, a)
+    x = _operand(rw, a, node)
     if isinstance(x, str):
         return x
     if w is None:
@@ -154,6 +234,9 @@ def _right(
     split = _split(w, 1)
     if isinstance(split, str):
         return split
+    early = _early_bias(rw, x[0], w.shape[0], x[1] * scale, split.alpha, bias)
+    if early:
+        return early
     kernel = rw.const(f"{b.name}.{split.elem}", split.levels, split.elem)
     if len(x[0].tensor.shape) < 2:
         return "its input is a vector without a batch axis"
@@ -167,7 +250,7 @@ def _right(
 
 def _left(rw: Rewriter, node: Node, w: Array, b: Value, scale: float, bias: Value | None) -> str:
     """W[M,K] · x[…,K,N]: positions along N, kernels along M, so a convolution of one tap."""
-    x = _operand(rw, b)
+    x = _operand(rw, b, node)
     if isinstance(x, str):
         return x
     dims = x[0].tensor.static
@@ -178,6 +261,9 @@ def _left(rw: Rewriter, node: Node, w: Array, b: Value, scale: float, bias: Valu
         return split
     if split.alpha.size > 1:
         return "the weights on the left side have a different α for each row"
+    early = _early_bias(rw, x[0], w.shape[1], x[1] * scale, split.alpha, bias)
+    if early:
+        return early
     name = node.output.name
     flat = rw.op("cim.reshape", [x[0]], f"{name}.x", node, {"shape": (-1, dims[-2], dims[-1])})
     kernel = rw.const(f"{node.arg(0).name}.{split.elem}", split.levels[:, :, None], split.elem)
@@ -201,10 +287,12 @@ def _gemm(rw: Rewriter, node: Node) -> str:
         scaled = np.asarray(np.float32(beta) * bias.const.astype(np.float32))  # type: ignore[union-attr]
         bias = rw.const(f"{node.output.name}.c", scaled, "f32")
     a, b = node.arg(0), node.arg(1)
-    if a.const is not None:
-        w = a.const.T if node.attrs.get("transA", 0) else a.const
+    left, w = _held(rw, a), _held(rw, b)
+    if left is not None:
+        w = left.T if node.attrs.get("transA", 0) else left
         return _left(rw, node, w, _turned(rw, node, b, "transB"), alpha, bias)
-    w = None if b.const is None else b.const.T if node.attrs.get("transB", 0) else b.const
+    if w is not None and node.attrs.get("transB", 0):
+        w = w.T
     return _right(rw, node, _turned(rw, node, a, "transA"), b, w, alpha, bias)
 
 
@@ -230,7 +318,12 @@ class RecogniseLayers(Pass):
     1. `Conv(d(x), ±α) + b` ⇒ `d(cim.conv(x, w)) * α + b`
     2. `MatMul(d(x), ±α)` ⇒ `d(cim.matmul(x, w)) * α`
     3. `MatMul(±α, d(x))` ⇒ `d(cim.conv(x, w))` over the columns of x
-    4. `Gemm` likewise, with alpha, beta, transA and transB
+    4. `Gemm` likewise, with alpha, beta, transA and transB; with more than 128 products only
+       if the sums with its bias are exact
+    5. a float operand that holds only ±a, 0 and a, or ±a and 0 (below Concat, Slice, Round of
+       Clip, …) ⇒ `d(cim.sign(x))`
+    6. `Conv(Pad(x))` with zeros ⇒ more `pads`
+    Weights may lie behind quantisers and layout.
     A layer that stays says why.
     """
 

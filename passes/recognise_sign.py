@@ -74,7 +74,8 @@ def _two_levels(rw: Rewriter, node: Node, cond: _Condition, high: float, low: fl
     if y.elem != "f32" or high == low or not np.isfinite([high, low]).all():
         return
     if high == -low:
-        q, scale = _sign_of(rw, cond, y, node, ""), high
+        above = cond if high > 0 else cond.negated()  # pools want a positive scale
+        q, scale = _sign_of(rw, above, y, node, ""), abs(high)
     elif low == 0.0:
         q, scale = _sign_of(rw, cond, y, node, "u1"), high
     elif high == 0.0:
@@ -84,11 +85,28 @@ def _two_levels(rw: Rewriter, node: Node, cond: _Condition, high: float, low: fl
     rw.encode(y, q, scale, node)
 
 
+def _zeros_replaced(rw: Rewriter, node: Node, level: float) -> None:
+    """6. A sign whose zeros become one of its other levels."""
+    equal, found = rw.producer(node.arg(0), "onnx.Equal"), rw.dequant(node.arg(2))
+    sign = rw.producer(found[0], "cim.sign") if found is not None else None
+    if equal is None or found is None or sign is None or sign.attrs["zero"] != 0:
+        return
+    if equal.arg(0) not in (node.arg(2), sign.arg(0)) or scalar(equal.arg(1)) != 0.0:
+        return
+    if abs(level) != abs(found[1]):
+        return
+    zero = 1 if level == found[1] else -1
+    q = rw.op("cim.sign", [sign.arg(0)], f"{node.output.name}.sign", node, {"zero": zero})
+    rw.encode(node.output, q, found[1], node)
+
+
 def _where(rw: Rewriter, node: Node) -> None:
     cond = _condition(rw, node.arg(0))
     high, low = scalar(node.arg(1)), scalar(node.arg(2))
     if node.arg(0).tensor.shape != node.output.tensor.shape:
         return  # the levels widen the condition
+    if high is not None and low is None:
+        _zeros_replaced(rw, node, high)
     if cond is not None and high is not None and low is not None:
         _two_levels(rw, node, cond, high, low)
 
@@ -158,6 +176,7 @@ class RecogniseSign(Pass):
     3. `Where(x > t, a, 0)` and `Cast(x > t)` ⇒ `d(cim.sign(x - t) zero=-1 to="u1") scale=a`
     4. `BipolarQuant(x, a)`, one-bit signed `Quant` ⇒ `d(cim.sign(x) zero=1) scale=a`
     5. `Cast(x: at most 8 bits)` to float32 ⇒ `d(x)`
+    6. `Where(x == 0, a, Sign(x))`, a = ±1 ⇒ `d(cim.sign(x) zero=a)`; likewise `Sign(x) == 0`
     """
 
     name = "recognise-sign"

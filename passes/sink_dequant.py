@@ -80,12 +80,31 @@ def _add(rw: Rewriter, node: Node) -> None:
 
 
 def _relu(rw: Rewriter, node: Node) -> bool:
-    """5. Relu(d(q) scale>0) ⇒ d(cim.relu(q)), q not bip (which has no zero)"""
+    """5. Relu(d(q) scale>0) ⇒ d(cim.relu(q)), q of more than three levels"""
     found = rw.dequant(node.inputs[0])
-    if node.op != "onnx.Relu" or found is None or found[1] <= 0 or found[0].elem == "bip":
+    if node.op != "onnx.Relu" or found is None or found[1] <= 0 or found[0].elem in _LEVELS:
         return False
     q = rw.op("cim.relu", [found[0]], f"{node.output.name}.q", node)
     rw.encode(node.output, q, found[1], node)
+    return True
+
+
+def _scaled(rw: Rewriter, node: Node) -> bool:
+    """7. d(q) * c and d(q) / c, scale and c powers of two ⇒ d(q) with the product as scale"""
+    index = data_input(node) if node.op in ("onnx.Mul", "onnx.Div") else None
+    found = rw.dequant(node.inputs[index]) if index is not None else None
+    if index is None or found is None or (node.op == "onnx.Div" and index == 1):
+        return False
+    factor = scalar(node.inputs[1 - index])
+    if factor is None or factor <= 0 or not (power_of_two(factor) and power_of_two(found[1])):
+        return False
+    scale = found[1] * factor if node.op == "onnx.Mul" else found[1] / factor
+    # Integers of at most 64 bits times these stay among float32's normal numbers.
+    if not all(2.0**-60 <= abs(s) <= 2.0**60 for s in (scale, found[1])):
+        return False
+    if node.output.tensor.shape != found[0].tensor.shape:
+        return False
+    rw.encode(node.output, found[0], scale, node)
     return True
 
 
@@ -93,7 +112,9 @@ def _few_levels(rw: Rewriter, node: Node) -> None:
     """6. f(d(q)) for q of two or three levels ⇒ the same levels under another scale, or 0/1"""
     index = data_input(node)
     found = rw.dequant(node.inputs[index]) if index is not None else None
-    if _relu(rw, node) or index is None or found is None or found[0].elem not in _LEVELS:
+    if _relu(rw, node) or _scaled(rw, node):
+        return
+    if index is None or found is None or found[0].elem not in _LEVELS:
         return
     others = [v for i, v in enumerate(node.inputs) if i != index and v is not None]
     if any(scalar(v) is None for v in others) or node.output.elem != "f32":
@@ -105,11 +126,11 @@ def _few_levels(rw: Rewriter, node: Node) -> None:
     match = _match(levels, after)
     if match is None:
         return
-    elem, scale = match
+    elem, scale, zero = match
     q = found[0]
     if elem != q.elem:
         to = {"to": "u1"} if elem == "u1" else {}
-        q = rw.op("cim.sign", [q], f"{node.output.name}.q", node, {"zero": -1, **to})
+        q = rw.op("cim.sign", [q], f"{node.output.name}.q", node, {"zero": zero, **to})
     rw.encode(node.outputs[0], q, scale, node)
 
 
@@ -127,18 +148,22 @@ def _apply(graph: Graph, node: Node, index: int, x: Any) -> Any:
     return Evaluator(part)({"given": x})["out"]
 
 
-def _match(levels: Any, after: Any) -> tuple[str, float] | None:
-    """(element type, scale) of the levels `after`, in the order of `levels`."""
+def _match(levels: Any, after: Any) -> tuple[str, float, int] | None:
+    """(element type, scale) of the levels `after`, in the order of `levels`, and with which
+    end a middle level goes if two are left."""
     low, high = float(after[0]), float(after[-1])
     if not np.isfinite(after).all() or low == high:
         return None
     if len(levels) == 3:
-        ok = after[1] == 0 and low == -high
-        return ("tern", high) if ok else None
+        if after[1] == 0 and low == -high:
+            return "tern", high, 0
+        if after[1] not in (low, high):
+            return None
+    zero = 1 if len(levels) == 3 and after[1] == high else -1
     if low == -high:
-        return "bip", high
+        return "bip", high, zero
     if low == 0:
-        return "u1", high
+        return "u1", high, zero
     return None
 
 
@@ -158,6 +183,7 @@ class SinkDequant(Pass):
     4. `d(a) scale=s + d(b) scale=s` ⇒ `d(cim.add(a, b)) scale=s`, s a power of two
     5. `Relu(d(q) scale>0)` ⇒ `d(cim.relu(q))`
     6. `f(d(q))`, f element-wise, q of two or three levels ⇒ `d(q')`, if the levels allow it
+    7. `d(q) scale=s * c`, `/ c`, s and c powers of two ⇒ `d(q)` with the product as scale
     """
 
     name = "sink-dequant"

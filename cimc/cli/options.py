@@ -48,6 +48,21 @@ target = _together(
         help="Override a figure of the target, such as rows=128 or energy.sense=0.5.",
     ),
 )
+costs = _together(
+    click.option(
+        "--target",
+        default=None,
+        metavar="NAME|FILE.toml",
+        help="Whose costs to take, if not those of the target the program names.",
+    ),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Override a cost, such as energy.sense=0.5.",
+    ),
+)
 debug = _together(
     click.option(
         "--dump-dir",

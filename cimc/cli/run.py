@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from cimc.cli import options
+
 
 @click.command()
 @click.argument("program", type=click.Path(dir_okay=False))
@@ -31,6 +33,7 @@ import click
 @click.option(
     "--json", "json_file", type=click.Path(dir_okay=False), help="Write counts and energy."
 )
+@options.costs
 def command(
     program: str,
     input_file: str | None,
@@ -39,18 +42,21 @@ def command(
     seed: int,
     scale: str,
     json_file: str | None,
+    target: str | None,
+    settings: tuple[str, ...],
 ) -> None:
     """Run a program bit-accurately; print counts and energy by layer and component.
 
     Without --input it makes a seeded input, and says so.
     """
+    overrides = options.parse_settings(settings)
     from cimc import api
     from cimc.cli import arrays
     from cimc.cli.progress import progress_bar
     from cimc.cost.report import print_counts_and_energy, to_json
     from cimc.textfile import write_text
 
-    compiled = api.load(program)
+    compiled = api.load(program, target=target, overrides=overrides)
     for note in compiled.notes:
         click.echo(f"note: {note}")
     inputs = arrays.ports(compiled.program)

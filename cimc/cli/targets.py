@@ -9,9 +9,9 @@ import click
 @click.argument("name", required=False)
 def command(name: str | None) -> None:
     """List the targets; with NAME (or a TOML file) show its figures and where they come from."""
-    from rich.console import Console
     from rich.table import Table
 
+    from cimc.cost.report import make_console
     from cimc.cost.target import builtin_targets, load_target
 
     if name is None:
@@ -24,4 +24,4 @@ def command(name: str | None) -> None:
         table.add_column(heading)
     for key, figure in target.figures.items():
         table.add_row(key, str(figure.value), figure.unit, figure.status, figure.source)
-    Console().print(table)
+    make_console().print(table)

@@ -65,6 +65,14 @@ def _scale(node: Node) -> bool:
     return node.float_attr("scale", 1.0) >= 0
 
 
+def _quant(node: Node) -> bool:
+    return _divisor(node) and all(_const(node, i) is not None for i in (2, 3))
+
+
+def _steps(node: Node) -> bool:
+    return node.float_attr("out_scale", 1.0) >= 0 and _const(node, 1) is not None
+
+
 def _slope(node: Node) -> bool:
     return node.float_attr("alpha", 0.01) >= 0
 
@@ -109,5 +117,8 @@ RISING: dict[str, Callable[[Node], bool]] = {
     "cim.dequant": _scale,
     "cim.sign": _always,
     "cim.relu": _always,
+    "qonnx.Quant": _quant,
+    "qonnx.IntQuant": _quant,
+    "qonnx.MultiThreshold": _steps,
 }
 """Whether an operation never decreases, by name; its keys are the element-wise operations."""

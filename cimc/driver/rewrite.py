@@ -13,15 +13,17 @@ from cimc.ir.types import Array, TensorType
 
 
 class Rewriter:
-    """A graph under change: keeps producers and free names at hand.
+    """A graph under change: keeps producers, users and free names at hand.
 
-    Operations are made before an anchor, so that the graph stays ordered.
+    Operations are made before an anchor, so that the graph stays ordered. As long as it is
+    in use, operands change only through it.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.made = graph.producers()
         self.changed = False
+        self._users = graph.users()
         self._taken = {v.name for v in graph.values()}
 
     def fresh(self, name: str) -> str:
@@ -61,21 +63,33 @@ class Rewriter:
         result = Value(self.fresh(name), type_)
         node = Node(op, list(inputs), [result], attrs, source=before.source)
         self.graph.nodes.insert(self.graph.nodes.index(before), node)
+        for value in dict.fromkeys(inputs):
+            self._users.setdefault(value, []).append(node)
         self.made[result] = node
         self.changed = True
         return result
 
     def replace(self, old: Value, new: Value) -> None:
         """Use `new` for `old` everywhere; the name goes with it."""
-        self.graph.replace(old, new)
+        self._use(old, new)
+        self.graph.hand_on_name(old, new)
         self.changed = True
+
+    def _use(self, old: Value, new: Value) -> None:
+        """Graph.replace without a look at operations that don't use `old`."""
+        users = self._users.pop(old, [])
+        for node in users:
+            node.use(old, new)
+        self._users[new] = [*dict.fromkeys([*self._users.get(new, ()), *users])]
+        if old in self.graph.outputs:
+            self.graph.outputs[:] = [new if v is old else v for v in self.graph.outputs]
 
     def encode(self, old: Value, q: Value, scale: float, before: Node) -> Value:
         """Use cim.dequant(q) scale=scale for `old` everywhere. The integer takes the name, if
         it was made for this; the float gets `.f` behind it. Returns the float."""
         attrs = {"scale": scale} if scale != 1.0 else {}
         out = self.op("cim.dequant", [q], f"{old.name}.f", before, attrs)
-        self.graph.replace(old, out, keep_name=False)
+        self._use(old, out)
         node = self.made.get(q)
         if node is not None and q.name.startswith(f"{old.name}."):
             q.name, old.name = old.name, q.name

@@ -16,9 +16,10 @@ from cimc.driver.bounds import Bounds
 from cimc.driver.elementwise import data_input, rising
 from cimc.frontend.evaluate import Evaluator
 from cimc.ir.graph import Graph, Node, Value
-from cimc.ir.types import Array, TensorType, container
+from cimc.ir.types import Array, TensorType, container, int_range
 
 _ALL, _CHUNK = 1 << 26, 1 << 22  # candidates tried in all, and at a time
+_LOWEST, _HIGHEST = int_range("i32")
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,12 @@ def find_steps(
     """The thresholds of the map `nodes` (first to last, ending in cim.sign) of `source`.
 
     axis: the channel axis, -1 if all channels share one map (then channels is 1).
-    None if the map is no step: it rises and falls, or is too wide to try and not rising.
+    None if the map is no step: it rises and falls, or is too wide to try and not rising; or
+    if a threshold one past the last integer would leave i32.
     """
     assert isinstance(channels, int)
+    if reach.low < _LOWEST or reach.high >= _HIGHEST:
+        return None
     to = nodes[-1].output.elem
     run = _Map(nodes, source, axis, channels, opsets)
     count = (reach.high - reach.low) // reach.step + 1

@@ -32,9 +32,6 @@ def bind_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]], where: str) -
     symbols: dict[str, int] = {}
     errors: list[CompileError] = []
     types: list[Type] = []
-    for name, sizes in shapes.items():
-        if 0 in sizes:
-            errors.append(CompileError(f"--shape {name} has a size of 0", where))
     for value, name in zip(graph.inputs, names):
         if not isinstance(value.type, TensorType) or value.type.shape is None:
             errors.append(
@@ -78,7 +75,7 @@ def _bound(
     for axis, dim in enumerate(dims):
         given = None if sizes is None else sizes[axis]
         if isinstance(dim, int):
-            if given not in (None, dim) and not (axis == 0 and dim == 1):
+            if given not in (None, dim) and not (axis == 0 and dim == 1 and given):
                 errors.append(
                     CompileError(
                         f"--shape {name} asks for {given} along axis {axis}, the model fixes {dim}",
@@ -87,6 +84,8 @@ def _bound(
                 )
             out.append(dim if given is None else given)
             continue
+        if given == 0 and axis == 0:
+            errors.append(CompileError(f"--shape {name} has a size of 0 along axis 0", where))
         size = given if given is not None else symbols.get(dim, 1 if axis == 0 else None)
         if size is None:
             example = ",".join(
@@ -128,7 +127,7 @@ def _reinfer(graph: Graph, symbols: dict[str, int], where: str) -> None:
             node.output.type = _substitute(old[node.output], symbols)
     infer_types(graph, where)
     for value, type_ in old.items():
-        if isinstance(value.type, AnyType):
+        if not isinstance(value.type, TensorType) or value.type.shape is None:
             value.type = _substitute(type_, symbols)
 
 

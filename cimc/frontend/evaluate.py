@@ -7,6 +7,7 @@ The oracle of every pass and of every program.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def _plan(graph: Graph) -> list[Step]:
     steps: list[Step] = []
     pending: list[Node] = []
     for node in graph.nodes:
-        own = _own_step(node)
+        own = _own_step(graph, node)
         if own is None:
             pending.append(node)
             continue
@@ -74,13 +75,13 @@ def _plan(graph: Graph) -> list[Step]:
     return steps
 
 
-def _own_step(node: Node) -> Step | None:
+def _own_step(graph: Graph, node: Node) -> Step | None:
     if node.op in TABLE:
         return _native_step(node)
     if node.domain == "qonnx":
         return _qonnx_step(node)
     if node.op == HOST:
-        return _host_step(node)
+        return _host_step(graph, node)
     return None
 
 
@@ -106,9 +107,9 @@ def _qonnx_step(node: Node) -> Step:
     return step
 
 
-def _host_step(node: Node) -> Step:
+def _host_step(graph: Graph, node: Node) -> Step:
     (body,) = node.graphs()
-    inner = Evaluator(body)
+    inner = Evaluator(replace(body, opsets=graph.opsets))  # a fragment has none of its own
     ins, outs = input_names(body), output_names(body)
 
     def step(env: Env) -> None:

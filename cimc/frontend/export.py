@@ -53,7 +53,7 @@ def to_onnx(graph: Graph) -> ModelProto:
     proto = _graph(graph, opsets["onnx"], taken, names)
     used = {"onnx"} | {n.domain for n in _all_nodes(graph)} - {"cim", "qonnx"}
     imports = [helper.make_opsetid(DOMAIN.get(p, p), opsets.get(p, 1)) for p in sorted(used)]
-    version = max(8, helper.find_min_ir_version_for(imports, ignore_unknown=True))
+    version = min(10, max(8, helper.find_min_ir_version_for(imports, ignore_unknown=True)))
     return helper.make_model(proto, opset_imports=imports, ir_version=version, producer_name="cimc")
 
 
@@ -102,8 +102,10 @@ def _graph(graph: Graph, opset: int, taken: set[str], names: dict[Value, str]) -
     for i, value in enumerate(graph.outputs):
         name = names.get(value, value.name)
         wanted = graph.output_names[i] if graph.output_names else name
-        if wanted != name or value in graph.inputs or value.const is not None:
-            wanted = wanted if wanted != name else e.fresh(name)
+        passed_on = value in graph.inputs or value.const is not None
+        if passed_on and not graph.output_names:
+            wanted = e.fresh(name)  # nobody asks for the name, and some runtimes insist
+        if wanted != name:
             e.node("Identity", name, out=wanted)
         outputs.append(_info(wanted, value.type))
     inputs = [_info(names.get(v, v.name), v.type) for v in graph.inputs]

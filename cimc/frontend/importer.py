@@ -236,6 +236,8 @@ def infer_types(graph: Graph, where: str) -> None:
 
     Raises CompileError where onnxruntime refuses the model.
     """
+    if any(n.domain == "qonnx" for n in graph.nodes):
+        _refine(graph, to_onnx(_shapes_only(graph)))  # their ONNX forms depend on ranks
     model = to_onnx(_light(graph))
     session = open_session(_serialise(model), where)
     _refine(graph, model)
@@ -264,6 +266,18 @@ def _light(graph: Graph) -> Graph:
         input_names=[*names, *(v.name for v in weights)],
         consts=[v for v in graph.consts if v not in set(weights)],
     )
+
+
+def _shapes_only(graph: Graph) -> Graph:
+    """The graph with Identity for each QONNX operator: all of them keep shape and type."""
+    light = _light(graph)
+    nodes = [
+        Node("onnx.Identity", n.inputs[:1], n.outputs, source=n.source)
+        if n.domain == "qonnx"
+        else n
+        for n in graph.nodes
+    ]
+    return replace(light, nodes=nodes)
 
 
 def _refine(graph: Graph, model: ModelProto) -> None:
@@ -327,6 +341,8 @@ _RUNTIME = {
 def _runtime_type(info: Any) -> Type:
     if not info.type.startswith("tensor(") or info.type[7:-1] not in _RUNTIME:
         return AnyType()
+    if not info.shape:  # onnxruntime says [] for a scalar and for an unknown rank alike
+        return TensorType(_RUNTIME[info.type[7:-1]], None)
     dims = tuple(
         d if isinstance(d, int) else identifier(d) if isinstance(d, str) and d else "?"
         for d in info.shape

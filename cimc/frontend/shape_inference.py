@@ -51,7 +51,7 @@ def _floor(node: NodeProto, inferred: ModelProto) -> bool:
         if steps > 1 and (steps - 1) * strides[i] >= size:
             steps, beyond = steps - 1, True
         reach = dilations[i] * (kernel[i] - 1) + 1
-        pads[rank + i] = (steps - 1) * strides[i] + reach - size
+        pads[rank + i] = max(0, (steps - 1) * strides[i] + reach - size)
     if beyond:
         kept = [a for a in node.attribute if a.name not in ("pads", "ceil_mode")]
         del node.attribute[:]

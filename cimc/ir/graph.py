@@ -124,6 +124,13 @@ class Node:
             used += graph.captured()
         return used
 
+    def use(self, old: Value, new: Value) -> None:
+        """Take `new` for `old`, in nested graphs too."""
+        if old in self.inputs:
+            self.inputs[:] = [new if v is old else v for v in self.inputs]
+        for graph in self.graphs():
+            graph.replace(old, new, keep_name=False)
+
     def __repr__(self) -> str:
         outs = ", ".join(f"%{v.name}" for v in self.outputs)
         ins = ", ".join("_" if v is None else f"%{v.name}" for v in self.inputs)
@@ -237,9 +244,14 @@ class Graph:
     def replace(self, old: Value, new: Value, keep_name: bool = True) -> None:
         """Use `new` wherever `old` was used, outputs included. The name moves to `new`."""
         for node in self.nodes:
-            _replace_in(node, old, new)
+            node.use(old, new)
         self.outputs[:] = [new if v is old else v for v in self.outputs]
-        if keep_name and new.const is None and new not in self.inputs and old not in self.inputs:
+        if keep_name:
+            self.hand_on_name(old, new)
+
+    def hand_on_name(self, old: Value, new: Value) -> None:
+        """The two change names, unless one is an input or `new` a constant."""
+        if new.const is None and new not in self.inputs and old not in self.inputs:
             old.name, new.name = new.name, old.name
 
     def remove_dead(self) -> bool:
@@ -295,14 +307,6 @@ class Graph:
 
     def __repr__(self) -> str:
         return f"graph @{self.name} ({len(self.nodes)} operations)"
-
-
-def _replace_in(node: Node, old: Value, new: Value) -> None:
-    node.inputs[:] = [new if v is old else v for v in node.inputs]
-    for graph in node.graphs():
-        for inner in graph.nodes:
-            _replace_in(inner, old, new)
-        graph.outputs[:] = [new if v is old else v for v in graph.outputs]
 
 
 def layer_name(node: Node) -> str:

@@ -95,7 +95,8 @@ def add(args: Sequence[Array], attrs: Attrs, types: Types) -> list[Array]:
 
 
 def relu(args: Sequence[Array], attrs: Attrs, types: Types) -> list[Array]:
-    return [np.maximum(args[0], np.zeros((), args[0].dtype))]
+    positive = np.maximum(args[0], np.zeros((), args[0].dtype))
+    return [positive.astype(container(types[0].elem), copy=False)]
 
 
 def dequant(args: Sequence[Array], attrs: Attrs, types: Types) -> list[Array]:

@@ -128,9 +128,9 @@ ROWS: tuple[OpDef, ...] = (
         "cim.relu",
         (Operand("x"),),
         (),
-        rules.same,
+        rules.relu,
         meaning.relu,
-        "max(x, 0)",
+        "max(x, 0); of bip: u1",
         "%y = cim.relu(%x): i32[1,32,7,7]",
     ),
     OpDef(

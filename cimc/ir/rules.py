@@ -98,6 +98,8 @@ def threshold(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
 
 
 def _levels_fit(to: str, levels: int) -> bool:
+    if levels < 1:
+        return False
     if to == "bip":
         return levels == 1
     if to == "tern":
@@ -117,7 +119,9 @@ def add(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
     return [types[0].with_elem("i32")]
 
 
-def same(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
+def relu(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
+    if types[0].elem == "bip":
+        return [types[0].with_elem("u1")]  # bip has no zero
     return [types[0]]
 
 

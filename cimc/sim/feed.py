@@ -50,7 +50,7 @@ class Feed:
     def sample(self, index: int) -> dict[str, Any]:
         """The inputs of one sample by ONNX name, in the shapes the program was compiled for."""
         return {
-            name: value[index if name in self._batched else 0]
+            name: _one(value, index if name in self._batched else 0)
             for name, value in self._values.items()
         }
 
@@ -72,6 +72,13 @@ class Feed:
                 continue
             part = value[start:stop] if name in self._batched else value
             buffer.flat[...] = part.reshape(len(part), -1)
+
+
+def _one(values: Any, index: int) -> Any:
+    """One value; numpy would hand a scalar over as no array."""
+    if isinstance(values, np.ndarray):
+        return values[index : index + 1].reshape(values.shape[1:])
+    return values[index]
 
 
 def _expected(mem: Mem) -> str:

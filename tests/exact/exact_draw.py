@@ -72,6 +72,7 @@ _SIGN_FORMS = {  # two or three levels around zero
     "clipped": lambda n, x: n.op("Sign", n.op("Clip", x, -1.0, 1.0)),
     "half": lambda n, x: _where(n, x, "Greater", 0.0, 0.5, -0.5),
     "scaled": lambda n, x: n.op("Mul", n.op("Sign", x), 4.0),
+    "nudged": lambda n, x: n.op("Sign", n.op("Add", n.op("Sign", x), 0.1)),
     "negated": lambda n, x: n.op("Neg", n.op("Sign", x)),
 }  # fmt: skip
 _BIT_FORMS = {  # 0 and a
@@ -80,6 +81,7 @@ _BIT_FORMS = {  # 0 and a
     "Where": lambda n, x: _where(n, x, "LessOrEqual", 0.0, 0.0, 2.0),
     "Where falling": lambda n, x: _where(n, x, "GreaterOrEqual", 0.0, 0.0, 1.0),
     "Relu": lambda n, x: n.op("Relu", n.op("Sign", x)),
+    "Clip Sign": lambda n, x: n.op("Clip", n.op("Sign", x), 0.0, 1.0),
     "Clip": lambda n, x: n.op("Clip", _where(n, x, "Greater", 0.0, 1.0, -1.0), 0.0, 1.0),
 }
 _QONNX_FORMS = {
@@ -155,7 +157,8 @@ MAPS = {
     "Div": _affine("Div"),
     "Relu": lambda draw, net, x: net.op("Relu", x),
     "Clip": lambda draw, net, x: net.op("Clip", x, -2.5, 3.0),
-    "LeakyRelu": lambda draw, net, x: net.op("LeakyRelu", x, alpha=draw(st.sampled_from([0.1, -0.5]))),
+    "LeakyRelu": lambda draw, net, x: net.op(
+        "LeakyRelu", x, alpha=draw(st.sampled_from([0.1, -0.5]))),
     "PRelu": lambda draw, net, x: net.op("PRelu", x, net.per_channel(
         x, net.rng.choice([0.25, 0.1], net.shapes[x][1]))[0]),
 }  # fmt: skip
@@ -192,9 +195,22 @@ def window(draw, sizes, widest=3, pool=False):
         attrs["strides"] = [min(s, k) for s, k in zip(attrs["strides"], kernel)]
     if pool and auto is None and draw(st.booleans()):
         attrs["ceil_mode"] = 1
-    if min(out_sizes(sizes, kernel, **attrs), default=1) < 1:
+    if min(out_sizes(sizes, kernel, **attrs), default=1) < 1 or _one_too_many(sizes, kernel, attrs):
         return [1] * rank, {}
     return kernel, attrs
+
+
+def _one_too_many(sizes, kernel, attrs):
+    """Whether ceil_mode would leave out a last window that begins beyond the input, which the
+    shape inference of onnxruntime counts: it refuses some of these models."""
+    if not attrs.get("ceil_mode"):
+        return False
+    rank = len(sizes)
+    strides = attrs.get("strides") or [1] * rank
+    begins, ends = attrs["pads"][:rank], attrs["pads"][rank:]
+    wider = [*begins, *(end + stride - 1 for end, stride in zip(ends, strides))]
+    floor = {**attrs, "ceil_mode": 0, "pads": wider}
+    return out_sizes(sizes, kernel, **floor) != out_sizes(sizes, kernel, **attrs)
 
 
 def max_pool(draw, net, x):

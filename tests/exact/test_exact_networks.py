@@ -32,7 +32,8 @@ def _dense(draw, net, x, out, kind="bip"):
     """Gemm on a flattened x."""
     size = int(np.prod(net.shapes[x]))
     x = net.op("Flatten", x, shape=(1, size))
-    return net.op("Gemm", x, net.const(net.weights((out, size), kind), "w"), shape=(1, out), transB=1)
+    w = net.const(net.weights((out, size), kind), "w")
+    return net.op("Gemm", x, w, shape=(1, out), transB=1)
 
 
 @cases(50)

@@ -76,8 +76,8 @@ def _buffer(scope: Scope, decl: Mem | View, shape: tuple[int, ...]) -> None:
         scope.add(f"unknown element type `{decl.type}`", decl.span)
     if any(size < 0 for size in shape) or prod(shape) > MAX_ELEMENTS:
         scope.add(f"`{name}` has {prod(shape)} elements; at most 2**31 are possible", decl.span)
-    # axis 1 is the default, which buffers without vectors leave as it is
-    if decl.axis != 1 and not 0 <= decl.axis < rank:
+    # axis 1 is the default, which buffers without vectors leave as it is; a scalar has axis 0
+    if decl.axis != 1 and not 0 <= decl.axis < max(1, rank):
         scope.add(f"axis {decl.axis} of `{name}` is outside its {rank} axes", decl.span)
 
 

@@ -1,0 +1,71 @@
+"""Cases that the random search found, kept small."""
+
+import pytest
+from exact_check import check_case, compiled
+from exact_nets import Net
+
+from cimc.frontend.importer import import_model
+
+
+def test_a_layer_of_several_float_operations_at_the_output():
+    """Scale and bias by channel are two host operations from one ONNX node."""
+    net = Net(1)
+    x = net.op("Sign", net.input("x", (1, 2, 4)))
+    check_case(net, net.conv(x, 4, [2], "alphas", [0.3, -3.0, 0.0, 1.0]))
+
+
+def test_groups_of_several_segments_on_one_tile():
+    """The loop over groups and the one over segments have different variables."""
+    net = Net(2)
+    x = net.op("Sign", net.input("x", (1, 6, 3, 3)))
+    check_case(net, net.conv(x, 4, [3, 1], group=2), rows=16, cols=5)
+
+
+def test_relu_of_a_sign_that_is_never_zero():
+    """The sign became ±1, which has no zero for the Relu to give."""
+    net = Net(3)
+    x = net.op("Sign", net.input("x", (1, 2, 4)))
+    y = net.conv(x, 3, [1], bias=[0.3, 0.3, -0.3])
+    check_case(net, net.op("Relu", net.op("Sign", y)))
+
+
+@pytest.mark.parametrize("low_first", [False, True])
+def test_a_sign_with_negated_levels_goes_through_a_pool(low_first):
+    """Where(x < 0, -1, 1) has a positive scale, as Where(x >= 0, 1, -1) has."""
+    net = Net(4)
+    x = net.input("x", (1, 2, 6))
+    levels = (-1.0, 1.0) if low_first else (1.0, -1.0)
+    condition = net.op("Less" if low_first else "GreaterOrEqual", x, 0.0)
+    bits = net.op("Where", condition, *levels, shape=net.shapes[x])
+    check_case(net, net.conv(net.max_pool(bits, [2]), 3, [2]))
+
+
+@pytest.mark.parametrize("between", [False, True])
+@pytest.mark.parametrize("two", [False, True])
+def test_ceil_mode_leaves_out_a_window_beyond_the_input(between, two):
+    """ONNX shape inference counts it before operator set 22; onnxruntime does not."""
+    net = Net(5)
+    x = net.op("Sign", net.input("x", (1, 2, 4)))
+    y = net.max_pool(net.conv(x, 3, [2]), [2], strides=[2], pads=[1, 1], ceil_mode=1)
+    assert net.shapes[y] == (1, 3, 2)
+    if between:  # falls and rises, so that the pool stays on the host
+        y = net.op("Abs", y)
+    if two:
+        y = net.max_pool(y, [1], strides=[2], ceil_mode=1)
+        assert net.shapes[y] == (1, 3, 1)
+    graph = import_model(net.model(y), "case")
+    made = graph.producers()
+    assert made[graph.outputs[0]].output.tensor.shape == ("N", *net.shapes[y][1:])
+    check_case(net, net.op("Sign", y), y)
+
+
+def test_two_of_three_levels_become_bits():
+    """A map that sends the middle level of a ternary value to an end is a sign."""
+    net = Net(6)
+    x = net.op("Sign", net.input("x", (1, 2, 4)))
+    y = net.op("Clip", net.op("Sign", net.conv(x, 3, [1])), 0.0, 1.0)
+    z = net.op("Sign", net.op("Add", net.op("Sign", net.conv(y, 2, [2])), 0.5))
+    check_case(net, net.conv(z, 2, [1]))
+    graph = compiled(net.model(z)).graph
+    thresholds = [n for n in graph.nodes if n.op == "cim.threshold"]
+    assert [n.attrs.get("to", "bip") for n in thresholds] == ["u1", "bip"]
