@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cimc.driver import Pass, PassContext
+from cimc.driver import Pass, PassContext, Rewriter
 from cimc.errors import CompileError
+from cimc.frontend.elements import code_of
 from cimc.frontend.evaluate import Evaluator, outline
 from cimc.frontend.importer import refine_types
 from cimc.ir.graph import Graph, Node, Value
@@ -27,22 +28,22 @@ _GROWTH, _SMALL = 4, 1 << 16
 
 def _forward(graph: Graph) -> bool:
     """`y = Identity(x)` and, in inference, `y = Dropout(x)` ⇒ x."""
-    changed = False
-    for node in list(graph.nodes):
+    rw, used, gone = Rewriter(graph), _used(graph), set()
+    for node in graph.nodes:
         if node.op not in ("onnx.Identity", "onnx.Dropout") or len(node.inputs) < 1:
             continue
         training = node.inputs[2] if len(node.inputs) > 2 else None
         if training is not None and (training.const is None or bool(training.const)):
             continue
         x, y = node.arg(0), node.outputs[0]
-        if len(node.outputs) > 1 and node.outputs[1] in _used(graph):
+        if len(node.outputs) > 1 and node.outputs[1] in used:
             continue
         if y in graph.outputs and (x in graph.inputs or x in graph.outputs):
             continue
-        graph.nodes.remove(node)
-        graph.replace(y, x, keep_name=y in graph.outputs)
-        changed = True
-    return changed
+        gone.add(node)
+        rw.replace(y, x, keep_name=y in graph.outputs)
+    graph.nodes = [n for n in graph.nodes if n not in gone]
+    return rw.changed
 
 
 def _used(graph: Graph) -> set[Value]:
@@ -57,8 +58,8 @@ def _shape_of(node: Node) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]] | N
         return None
     if node.op == "onnx.Size":
         return np.asarray(np.prod(static), np.int64)
-    start, end = node.attrs.get("start", 0), node.attrs.get("end", len(static))
-    return np.asarray(static[start:end], np.int64)  # type: ignore[misc]
+    start, end = node.int_attr("start", 0), node.int_attr("end", len(static))
+    return np.asarray(static[start:end], np.int64)
 
 
 def _fold_shapes(graph: Graph) -> bool:
@@ -75,6 +76,19 @@ def _fold_shapes(graph: Graph) -> bool:
     return changed
 
 
+def _name_casts(graph: Graph) -> bool:
+    """`CastLike(x, y)`, y of a known type ⇒ `Cast(x)`, which does not read y."""
+    changed = False
+    for node in graph.nodes:
+        if node.op != "onnx.CastLike" or not isinstance(node.arg(1).type, TensorType):
+            continue
+        code = code_of(node.arg(1).elem)
+        node.op, node.inputs = "onnx.Cast", node.inputs[:1]
+        node.attrs = {**node.attrs, "to": code}
+        changed = True
+    return changed
+
+
 def _foldable(graph: Graph) -> list[Node]:
     known = set(graph.consts)
     found = []
@@ -84,7 +98,7 @@ def _foldable(graph: Graph) -> list[Node]:
             continue
         if node.graphs() or any(v is not None and v not in known for v in node.inputs):
             continue
-        if any(v in graph.outputs for v in node.outputs):
+        if any(v in graph.outputs or not isinstance(v.type, TensorType) for v in node.outputs):
             continue
         known.update(node.outputs)
         found.append(node)
@@ -105,9 +119,7 @@ def _fold_constants(graph: Graph) -> bool:
     if sum(np.size(a) for a in results.values()) > budget:
         return False
     for value, array in zip(part.outputs, results.values()):
-        if not isinstance(value.type, TensorType):
-            return False
-        value.type, value.const = TensorType(value.type.elem, array.shape), array
+        value.type, value.const = TensorType(value.elem, array.shape), array
         graph.consts.append(value)
     graph.nodes = [n for n in graph.nodes if n not in set(nodes)]
     return True
@@ -128,6 +140,7 @@ class Cleanup(Pass):
     2. `Shape(x)`, `Size(x)` of a known shape ⇒ a constant
     3. an operation on constants ⇒ a constant (not quantisers: they say how weights are coded)
     4. an operation or constant that nobody uses ⇒ nothing
+    5. `CastLike(x, y)` ⇒ `Cast(x)` to the type of y
     """
 
     name = "cleanup"
@@ -138,6 +151,7 @@ class Cleanup(Pass):
     def run(self, graph: Graph, ctx: PassContext) -> bool:
         changed = graph.remove_dead()
         changed |= _forward(graph)
+        changed |= _name_casts(graph)
         folded = _fold_shapes(graph)
         folded |= _fold_constants(graph)
         if folded and _unknown(graph):

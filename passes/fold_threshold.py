@@ -9,7 +9,7 @@ from typing import Any
 from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.bounds import bounds
 from cimc.driver.elementwise import data_input, rising
-from cimc.driver.steps import Steps, find_steps
+from cimc.driver.steps import Steps, chain_axes, chain_axis, find_steps
 from cimc.frontend.windows import covered, window_attrs
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.types import is_float, is_integer
@@ -78,7 +78,7 @@ def _move_pool(rw: Rewriter, chain: _Chain) -> bool:
     attrs = window_attrs(pool, kernel)
     if attrs is None or not covered(pool.arg(0), kernel, attrs):
         return False
-    if max(_axes(chain), default=0) > 1:
+    if max(chain_axes(chain.nodes, chain.source), default=0) > 1:
         return False  # a map that differs within a window does not commute with its maximum
     attrs = {"kernel": kernel} | attrs
     shape = pool.output.tensor
@@ -91,37 +91,6 @@ def _move_pool(rw: Rewriter, chain: _Chain) -> bool:
         rw.replace(pool.output, _clone(rw, before, pooled, pool))
         return True
     return False
-
-
-def _axes(chain: _Chain) -> set[int]:
-    """The axes along which constants of the chain differ."""
-    rank = len(chain.source.tensor.shape or ())
-    axes = set()
-    for node in chain.nodes:
-        if node.op == "onnx.BatchNormalization":
-            axes.add(1)
-            continue
-        if node.op == "qonnx.MultiThreshold":  # thresholds[C, T]
-            channels_last = str(node.attrs.get("data_layout", "NCHW")).endswith("C") and rank > 2
-            if node.arg(1).tensor.static != (1, node.arg(1).tensor.static[-1]):
-                axes.add(rank - 1 if channels_last else 1)
-            continue
-        for value in node.inputs:
-            if value is None or value.const is None:
-                continue
-            dims = value.const.shape
-            axes |= {rank - len(dims) + i for i, d in enumerate(dims) if d != 1}
-    return axes
-
-
-def _axis(chain: _Chain) -> int | None:
-    """The one axis along which constants of the chain differ; -1 if none does; None if
-    several do or the axis has no known size."""
-    rank, axes = len(chain.source.tensor.shape or ()), _axes(chain)
-    if len(axes) > 1 or rank < 2 or axes & {0}:
-        return None
-    axis = axes.pop() if axes else -1
-    return axis if axis < 0 or isinstance((chain.source.tensor.shape or ())[axis], int) else None
 
 
 def _emit(rw: Rewriter, chain: _Chain, axis: int, steps: Steps) -> bool:
@@ -205,7 +174,7 @@ class FoldThreshold(Pass):
                 chain = _below_pool(rw, sign)
                 if chain is None:
                     continue
-            axis = _axis(chain)
+            axis = chain_axis(chain.nodes, chain.source)
             if axis is None:
                 continue
             channels = (chain.source.tensor.shape or ())[axis] if axis >= 0 else 1

@@ -12,6 +12,7 @@ from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.bounds import bounds
 from cimc.driver.levels import encoding, levels
 from cimc.driver.rewrite import power_of_two, scalar
+from cimc.driver.robust import signs_agree
 from cimc.frontend.evaluate import Evaluator, outline
 from cimc.frontend.windows import window_attrs
 from cimc.ir.graph import Graph, Node, Value
@@ -19,6 +20,7 @@ from cimc.ir.rules import Misfit, input_planes
 from cimc.ir.types import Array, TensorType
 
 _EXACT = 2**24  # onnxruntime sums in float32: exact for integers up to here
+_TRIED = 1 << 23  # sums times channels that a rounding bias is tried on
 _BLOCK = 128  # products that onnxruntime's Gemm sums before it adds the bias, at least
 
 
@@ -135,20 +137,31 @@ def _emit(
 
 
 def _early_bias(
-    rw: Rewriter, x: Value, terms: int, scale: float, alpha: Array, bias: Value | None
+    rw: Rewriter, node: Node, x: Value, terms: int, scale: Array, bias: Value | None
 ) -> str:
     """Why the bias of a Gemm can't be added behind the sum; empty if it can.
 
     onnxruntime sums long rows in blocks and adds the bias with the first, so that it rounds
-    once a block. That is the same only where no sum with the bias rounds: where all are
-    multiples of one power of two, and few enough."""
+    once a block. That is the same where no sum with the bias rounds (where all are multiples
+    of one power of two, and few enough), and as good as the same where only signs of the
+    result are taken and none changes within the error."""
     if bias is None or bias.const is None or terms <= _BLOCK:
         return ""
-    steps: Any = bias.const.astype(np.float64) / (scale * alpha.astype(np.float64))
-    most = terms * bounds(x, rw.made).reach + float(np.abs(steps).max(initial=0.0))
+    reach = terms * bounds(x, rw.made).reach
+    steps: Any = bias.const.astype(np.float64) / scale
+    most = reach + float(np.abs(steps).max(initial=0.0))
     grid = steps * 2.0 ** (24 - int(np.frexp(most)[1]))
     if most < _EXACT and bool(np.all(grid == np.floor(grid))):
         return ""
+    if bias.const.size == node.output.tensor.shape[-1] and node.arg(0).const is None:  # type: ignore[index]
+        blocks = 2 * -(-terms // _BLOCK) + 2  # twice what was seen, to be sure
+        sums = np.arange(-reach, reach + 1)[:, None] * scale + bias.const.reshape(1, -1)
+        error = blocks * 2.0**-24 * most * scale
+        if sums.size <= _TRIED and signs_agree(
+            rw.graph, node.output, 1, (sums - error).astype(np.float32),
+            (sums + error).astype(np.float32),
+        ):  # fmt: skip
+            return ""
     return f"its bias rounds before the last of its {terms} products is added"
 
 
@@ -234,7 +247,7 @@ def _right(
     split = _split(w, 1)
     if isinstance(split, str):
         return split
-    early = _early_bias(rw, x[0], w.shape[0], x[1] * scale, split.alpha, bias)
+    early = _early_bias(rw, node, x[0], w.shape[0], x[1] * scale * split.alpha, bias)
     if early:
         return early
     kernel = rw.const(f"{b.name}.{split.elem}", split.levels, split.elem)
@@ -261,7 +274,7 @@ def _left(rw: Rewriter, node: Node, w: Array, b: Value, scale: float, bias: Valu
         return split
     if split.alpha.size > 1:
         return "the weights on the left side have a different α for each row"
-    early = _early_bias(rw, x[0], w.shape[1], x[1] * scale, split.alpha, bias)
+    early = _early_bias(rw, node, x[0], w.shape[1], x[1] * scale * split.alpha, bias)
     if early:
         return early
     name = node.output.name

@@ -19,7 +19,7 @@ class Buffers:
     """
 
     def __init__(self, graph: Graph, batch: Mapping[str, int]) -> None:
-        self.decls: list[Mem | View] = []
+        self._by_name: dict[str, Mem | View] = {}
         self._graph = graph
         self._made = graph.producers()
         self._names: dict[Value, str] = {}
@@ -33,6 +33,11 @@ class Buffers:
                 sizes.add(value.tensor.static[mem.batch] if value.tensor.static else 1)
         self._batch_sizes = sizes
 
+    @property
+    def decls(self) -> list[Mem | View]:
+        """All declarations, in the order in which they came to be needed."""
+        return list(self._by_name.values())
+
     def name(self, value: Value) -> str:
         """The buffer or view that holds a value; declared on first use."""
         if value in self._names:
@@ -45,12 +50,12 @@ class Buffers:
     def along(self, value: Value, axis: int) -> str:
         """The same with `axis` as the channel axis: the buffer itself, or a view of it."""
         name = self.name(value)
-        declared = next(d for d in self.decls if d.name == name)
+        declared = self._by_name[name]
         if declared.axis == axis or declared.shape is None:
             return name
         if (name, axis) not in self._by_axis:
             view = View(self.fresh(f"{name}.axis{axis}"), declared.type, declared.shape, name, axis)
-            self.decls.append(view)
+            self._by_name[view.name] = view
             self._by_axis[name, axis] = view.name
         return self._by_axis[name, axis]
 
@@ -64,9 +69,8 @@ class Buffers:
 
     def mark_outputs(self) -> None:
         """Give the buffers of the graph's outputs their ONNX names."""
-        by_name = {d.name: d for d in self.decls}
         for value, name in zip(self._graph.outputs, output_names(self._graph)):
-            mem = by_name[self._names[value]]
+            mem = self._by_name[self._names[value]]
             assert isinstance(mem, Mem), "legalise copies an output that is a view"
             mem.output = name
             if mem.shape and mem.shape[0] in self._batch_sizes:
@@ -80,7 +84,7 @@ class Buffers:
             mem = Mem(name, "host", None)
         else:
             mem = Mem(name, value.elem, shape, axis=self._axis(value))
-        self.decls.append(mem)
+        self._by_name[name] = mem
         return mem
 
     def _axis(self, value: Value) -> int:
@@ -104,5 +108,5 @@ class Buffers:
         view = View(name, value.elem, shape, base, axis=min(1, max(0, rank - 1)))
         if op == "cim.transpose":
             view.perm = tuple(perm)  # type: ignore[arg-type]
-        self.decls.append(view)
+        self._by_name[view.name] = view
         return name

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import sys
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,11 +27,11 @@ _LEFT = {
     _COUNTS: "counts and energy of the run",
 }
 _NEXT = {
-    f"cimc inspect {_PROGRAM}": "layers, tiles, and what runs on the host and why",
-    f"cimc eval {_PROGRAM} --data {_DATA}": "the accuracy again",
-    f"cimc check {_MODEL} {_PROGRAM} --samples 20": "bit for bit on random images",
-    f"cimc inspect {_MODEL} --set rows=64 --set cols=64": "on smaller tiles",
-    f"cimc compile {_MODEL} -o other.cim --target ideal": "for other hardware",
+    f"inspect {_PROGRAM}": "layers, tiles, and what runs on the host and why",
+    f"eval {_PROGRAM} --data {_DATA}": "the accuracy again",
+    f"check {_MODEL} {_PROGRAM} --samples 20": "bit for bit on random images",
+    f"inspect {_MODEL} --set rows=64 --set cols=64": "on smaller tiles",
+    f"compile {_MODEL} -o other.cim --target ideal": "for other hardware",
 }
 
 
@@ -83,7 +85,8 @@ def command(ctx: click.Context) -> None:
     _step("Files left in this folder")
     _list(_LEFT)
     _step("Try next")
-    _list(_NEXT)
+    cimc = _own_name()
+    _list({f"{cimc} {arguments}": what for arguments, what in _NEXT.items()})
     ctx.exit(0 if verdict == "yes" else 1)
 
 
@@ -106,6 +109,15 @@ def _unpack() -> tuple[Any, Any]:
         raise CompileError(error.message, error.where, help) from None
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         return arrays["x_test"], arrays["y_test"]
+
+
+def _own_name() -> str:
+    """How to call this program again: by its path, if the shell would not find it."""
+    called = sys.argv[0]
+    found = shutil.which("cimc")
+    if Path(called).name != "cimc" or (found and Path(found).resolve() == Path(called).resolve()):
+        return "cimc"
+    return called
 
 
 def _accuracy(result: RunResult, labels: Any) -> str:

@@ -31,8 +31,8 @@ class Bounds:
 def bounds(value: Value, made: dict[Value, Node]) -> Bounds:
     """The worst case of an integer value. `made` gives producers.
 
-    Layer sums are bounded by their actual weights (bip or tern); padding only removes terms, so zero
-    is a possible contribution of each padded tap.
+    Layer sums are bounded by their actual weights (bip or tern); padding only removes terms, so
+    zero is a possible contribution of each padded tap.
     """
     node = made.get(value)
     if value.elem == "bip":
@@ -53,8 +53,9 @@ def _layer(node: Node, made: dict[Value, Node]) -> Bounds:
     x, w = node.arg(0), node.arg(1)
     assert w.const is not None
     axes = 0 if node.op == "cim.matmul" else tuple(range(1, w.const.ndim))
-    positive = np.greater(w.const, 0).sum(axis=axes)
-    negative = np.less(w.const, 0).sum(axis=axes)
+    none = w.const.dtype.type(0)
+    positive = np.maximum(w.const, none).sum(axis=axes, dtype=np.int64)
+    negative = -np.minimum(w.const, none).sum(axis=axes, dtype=np.int64)
     inside = bounds(x, made)
     if inside.low >= 0:
         return Bounds(

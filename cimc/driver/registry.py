@@ -31,6 +31,8 @@ class Registry:
     def add(self, classes: Iterable[type[Pass]], where: str) -> None:
         """Register passes; a name that is taken is an error."""
         for cls in classes:
+            if not (inspect.isclass(cls) and issubclass(cls, Pass)):
+                raise CompileError(f"PASSES holds {cls!r}, which is no pass", where)
             name = getattr(cls, "name", "")
             if not name or not getattr(cls, "summary", ""):
                 raise CompileError(f"pass {cls.__name__} needs a name and a summary", where)
@@ -58,7 +60,10 @@ class Registry:
                 help="a pass is a frozen dataclass that derives from cimc.driver.Pass",
             )
         self.add(found, where)
-        for name, (spec, summary) in pipelines.items():
+        for name, entry in pipelines.items():
+            if not (isinstance(entry, tuple) and len(entry) == 2):
+                raise CompileError(f"PIPELINES['{name}'] must be (comma list, summary)", where)
+            spec, summary = entry
             if name in self.passes or name in self.pipelines:
                 raise CompileError(f"the name '{name}' is taken", where)
             self.pipelines[name] = spec
@@ -96,7 +101,7 @@ def _load_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         place = f"{path}:{_line(error, path)}"
         raise CompileError(f"{type(error).__name__}: {error}", place) from error
     return module

@@ -69,10 +69,11 @@ class Rewriter:
         self.changed = True
         return result
 
-    def replace(self, old: Value, new: Value) -> None:
+    def replace(self, old: Value, new: Value, keep_name: bool = True) -> None:
         """Use `new` for `old` everywhere; the name goes with it."""
         self._use(old, new)
-        self.graph.hand_on_name(old, new)
+        if keep_name:
+            self.graph.hand_on_name(old, new)
         self.changed = True
 
     def _use(self, old: Value, new: Value) -> None:

@@ -49,7 +49,7 @@ def run_passes(
     """
     timings = []
     if dump_dir is not None:
-        dump_dir.mkdir(parents=True, exist_ok=True)
+        _make_folder(dump_dir)
         save_graph(graph, dump_dir / "00-input.cimir")
     expected = _sample(graph) if check_each else None
     for index, step in enumerate(passes, 1):
@@ -65,6 +65,13 @@ def run_passes(
             _compare(expected, found, step.name)
         expected = found
     return timings
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CompileError(f"can't make the folder: {error.strerror}", str(path)) from None
 
 
 def _settle(graph: Graph, step: Pass, ctx: PassContext) -> bool:

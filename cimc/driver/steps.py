@@ -57,6 +57,37 @@ class Steps:
         return th, np.ascontiguousarray(np.broadcast_to(self.flips, channels), np.int8)
 
 
+def chain_axes(nodes: Sequence[Node], source: Value) -> set[int]:
+    """The axes along which constants of the chain differ."""
+    rank = len(source.tensor.shape or ())
+    axes = set()
+    for node in nodes:
+        if node.op == "onnx.BatchNormalization":
+            axes.add(1)
+            continue
+        if node.op == "qonnx.MultiThreshold":  # thresholds[C, T]
+            channels_last = str(node.attrs.get("data_layout", "NCHW")).endswith("C") and rank > 2
+            if (node.arg(1).tensor.static or (0,))[0] != 1:
+                axes.add(rank - 1 if channels_last else 1)
+            continue
+        for value in node.inputs:
+            if value is None or value.const is None:
+                continue
+            dims = value.const.shape
+            axes |= {rank - len(dims) + i for i, d in enumerate(dims) if d != 1}
+    return axes
+
+
+def chain_axis(nodes: Sequence[Node], source: Value) -> int | None:
+    """The one axis along which constants of the chain differ; -1 if none does; None if
+    several do or the axis has no known size."""
+    rank, axes = len(source.tensor.shape or ()), chain_axes(nodes, source)
+    if len(axes) > 1 or rank < 2 or axes & {0}:
+        return None
+    axis = axes.pop() if axes else -1
+    return axis if axis < 0 or isinstance((source.tensor.shape or ())[axis], int) else None
+
+
 def find_steps(
     nodes: Sequence[Node],
     source: Value,
@@ -72,26 +103,31 @@ def find_steps(
     if a threshold one past the last integer would leave i32.
     """
     assert isinstance(channels, int)
-    if reach.low < _LOWEST or reach.high >= _HIGHEST:
+    if reach.low < _LOWEST or reach.high > _HIGHEST:
         return None
     to = nodes[-1].output.elem
-    run = _Map(nodes, source, axis, channels, opsets)
+    run = SignMap(nodes, source, axis, channels, opsets)
     count = (reach.high - reach.low) // reach.step + 1
     if count * channels <= _ALL:
         values = reach.low + reach.step * np.arange(count, dtype=np.int64)
         rows = max(1, _CHUNK // channels)
         signs = [run(np.repeat(values[i : i + rows, None], channels, 1))
                  for i in range(0, count, rows)]  # fmt: skip
-        return _from_table(values, np.concatenate(signs), to)
+        return _within_i32(_from_table(values, np.concatenate(signs), to))
     if not all(rising(n) for n in nodes):
         return None
     levels = (1,) if to != "tern" else (0, 1)
     thresholds = [_bisect(run, reach, channels, level) for level in levels]
-    return Steps(np.stack(thresholds, 1), np.ones(channels, np.int8), to)
+    return _within_i32(Steps(np.stack(thresholds, 1), np.ones(channels, np.int8), to))
 
 
-class _Map:
-    """The map, made ready to run on candidates [rows, channels]."""
+def _within_i32(steps: Steps | None) -> Steps | None:
+    fits = steps is not None and bool((steps.thresholds <= _HIGHEST).all())
+    return steps if fits else None
+
+
+class SignMap:
+    """A float map of each element that ends in a sign, made ready to run on candidates."""
 
     def __init__(
         self, nodes: Sequence[Node], source: Value, axis: int, channels: int, opsets: dict[str, int]
@@ -121,7 +157,7 @@ class _Map:
         self._evaluate = Evaluator(graph)
 
     def __call__(self, candidates: Any) -> Any:
-        """Signs int8 [rows, channels] of integers [rows, channels]."""
+        """Signs int8 [rows, channels] of values [rows, channels]."""
         x = candidates.astype(self._dtype).reshape(self._shape)
         return self._evaluate({"given": x})["sign"].reshape(candidates.shape).astype(np.int8)
 
@@ -150,7 +186,7 @@ def _first(values: Any, reached: Any) -> Any:
     return np.where(reached.any(axis=0), first, values[-1] + 1)
 
 
-def _bisect(run: _Map, reach: Bounds, channels: int, level: int) -> Any:
+def _bisect(run: SignMap, reach: Bounds, channels: int, level: int) -> Any:
     """The smallest value whose sign is at least `level`, for each channel of a rising map."""
     low = np.full(channels, reach.low, np.int64)
     high = np.full(channels, reach.high + 1, np.int64)

@@ -31,6 +31,10 @@ def _round(e: Emitter, node: Node, x: str, mode: str, limit: float) -> str:
         return e.node("Ceil", x)
     if mode == "FLOOR":
         return e.node("Floor", x)
+    if mode == "ROUND_TO_ZERO" and e.opset < 9:  # no Sign yet
+        zero = e.const(0.0, np.float32)
+        return e.node("Add", e.node("Floor", e.node("Max", x, zero)),
+                      e.node("Ceil", e.node("Min", x, zero)))  # fmt: skip
     if mode == "ROUND_TO_ZERO":
         return e.node("Mul", e.node("Sign", x), e.node("Floor", e.node("Abs", x)))
     if mode not in ("ROUND", "HALF_EVEN"):

@@ -32,6 +32,7 @@ _SPELLING = {
     "NL": "the end of the line",
     "RANDOM": "`random seed=…`",
     "$END": "the end of the file",
+    "<END-OF-FILE>": "the end of the file",  # as the lexer calls it
 }
 _MOST_SYNTAX_ERRORS = 20
 

@@ -74,8 +74,9 @@ class _Checker:
             self._use(value, defined, place, "output")
         if self.errors:
             return  # a place is checked against a sound layer
+        layers = _layers(graph) if graph.places else {}
         for statement in graph.places:
-            self._place(statement, graph)
+            self._place(statement, layers.get(statement.value))
 
     def _interface(self, graph: Graph, place: Span | str) -> None:
         for what, names, values in (
@@ -202,9 +203,9 @@ class _Checker:
 
     # places
 
-    def _place(self, place: Place, graph: Graph) -> None:
+    def _place(self, place: Place, layer: Node | None) -> None:
+        """layer: the first one whose kernel is placed."""
         where = place.span or f"place %{place.value.name}"
-        layer = _layer(place.value, graph)
         if layer is None:
             message = f"%{place.value.name} is not the constant kernel of a layer"
             self.error(message, where, "only weights of cim.conv and cim.matmul are placed")
@@ -227,12 +228,14 @@ class _Checker:
             self.error("tile and row must be at least 0", where)
 
 
-def _layer(value: Value, graph: Graph) -> Node | None:
-    """The first layer whose kernel the constant is."""
-    if value not in graph.consts:
-        return None
-    layers = (n for n in graph.nodes if n.op in ("cim.conv", "cim.matmul"))
-    return next((n for n in layers if n.inputs[1] is value), None)
+def _layers(graph: Graph) -> dict[Value, Node]:
+    """The first layer of each constant kernel."""
+    consts, found = set(graph.consts), dict[Value, Node]()
+    for node in graph.nodes:
+        kernel = node.inputs[1] if node.op in ("cim.conv", "cim.matmul") else None
+        if kernel in consts:
+            found.setdefault(kernel, node)
+    return found
 
 
 def _fits(elem: str, kind: str) -> bool:

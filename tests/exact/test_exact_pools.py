@@ -47,6 +47,8 @@ def test_pool_of_an_image_and_of_bits_before_a_layer(data):
     x = net.input("x", (1, 2, 6, 5))
     if draw(st.booleans()):
         x = drawn_pool(draw, net, x)
-    x = drawn_pool(draw, net, binarise(draw, net, x))
+    # the largest of negated levels is the negated smallest, which no pool on chip gives
+    forms = [form for form in PLAIN_FORMS if form != "negated"]
+    x = drawn_pool(draw, net, binarise(draw, net, x, forms))
     x = conv(draw, net, x, most=6)
     check_case(net, binarise(draw, net, x), x, **geometry(draw, net))
