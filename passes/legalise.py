@@ -61,6 +61,8 @@ def _on_tiles(graph: Graph, ctx: PassContext) -> set[Node]:
 
 def _static(node: Node) -> bool:
     values = [v for v in (*node.inputs, *node.outputs) if v is not None]
+    if node.arg(0).const is not None or (node.op == "cim.add" and node.arg(1).const is not None):
+        return False  # constants are tables of a program, not buffers
     return all(is_integer(v.elem) and v.tensor.static is not None for v in values)
 
 

@@ -170,6 +170,15 @@ def _channelwise(acc: Value, node: Node, vector: Array) -> Array:
     return vector.reshape((-1, *(1,) * (rank - 2)) if node.op == "onnx.Conv" else (-1,))
 
 
+def _kernel(rw: Rewriter, weights: Value, levels: Array, elem: str) -> Value:
+    """The weights as a constant; layers that share weights share it, and so its rows."""
+    name = f"{weights.name}.{elem}"
+    for value in rw.graph.consts:
+        if value.name == name and np.array_equal(value.const, levels):  # type: ignore[arg-type]
+            return value
+    return rw.const(name, levels, elem)
+
+
 def _undo(rw: Rewriter, acc: Value) -> None:
     """Take back a layer that turned out not to fit; its constants go with the next clean-up."""
     rw.graph.nodes.remove(rw.made.pop(acc))
@@ -197,7 +206,7 @@ def _conv(rw: Rewriter, node: Node) -> str:
             return "its bias is not constant"
         shape = (-1, *(1,) * (w.levels.ndim - 2))
         bias = rw.const(f"{node.output.name}.b", bias.const.reshape(shape), "f32")
-    kernel = rw.const(f"{node.arg(1).name}.{w.elem}", w.levels, w.elem)
+    kernel = _kernel(rw, node.arg(1), w.levels, w.elem)
     acc = rw.op("cim.conv", [x[0], kernel], f"{node.output.name}.acc", node, attrs,
                 node.output.tensor)  # fmt: skip
     why = _emit(rw, node, acc, x[1], w.alpha, bias)
@@ -250,7 +259,7 @@ def _right(
     early = _early_bias(rw, node, x[0], w.shape[0], x[1] * scale * split.alpha, bias)
     if early:
         return early
-    kernel = rw.const(f"{b.name}.{split.elem}", split.levels, split.elem)
+    kernel = _kernel(rw, b, split.levels, split.elem)
     if len(x[0].tensor.shape) < 2:
         return "its input is a vector without a batch axis"
     acc = rw.op("cim.matmul", [x[0], kernel], f"{node.output.name}.acc", node, {},
@@ -279,7 +288,7 @@ def _left(rw: Rewriter, node: Node, w: Array, b: Value, scale: float, bias: Valu
         return early
     name = node.output.name
     flat = rw.op("cim.reshape", [x[0]], f"{name}.x", node, {"shape": (-1, dims[-2], dims[-1])})
-    kernel = rw.const(f"{node.arg(0).name}.{split.elem}", split.levels[:, :, None], split.elem)
+    kernel = _kernel(rw, node.arg(0), split.levels[:, :, None], split.elem)
     acc = rw.op("cim.conv", [flat, kernel], f"{name}.acc", node)
     shape = (*dims[:-2], w.shape[0], dims[-1])
     back = rw.op("cim.reshape", [acc], f"{name}.rows", node, {"shape": shape})

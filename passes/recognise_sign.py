@@ -133,6 +133,8 @@ def _sign(rw: Rewriter, node: Node) -> None:
 
 
 def _bipolar_quant(rw: Rewriter, node: Node) -> None:
+    if node.output.tensor.shape != node.arg(0).tensor.shape:
+        return  # the scale widens the tensor
     q = rw.op("cim.sign", [node.arg(0)], f"{node.output.name}.sign", node, {"zero": 1})
     _scaled(rw, node, q)
 
@@ -142,6 +144,8 @@ def _one_bit_quant(rw: Rewriter, node: Node) -> None:
     if not one_bit or scalar(node.inputs[2]) != 0.0 or node.arg(1).const is None:
         return
     x = node.arg(0)
+    if node.output.tensor.shape != x.tensor.shape:
+        return  # the scale widens the tensor
     if scalar(node.arg(1)) != 1.0:
         x = rw.op("onnx.Div", [x, node.arg(1)], f"{x.name}.scaled", node, {}, x.tensor)
     q = rw.op("cim.sign", [x], f"{node.output.name}.sign", node, {"zero": 1})

@@ -28,11 +28,13 @@ class Bounds:
         return max(abs(self.low), abs(self.high))
 
 
-def bounds(value: Value, made: dict[Value, Node]) -> Bounds:
-    """The worst case of an integer value. `made` gives producers.
+def bounds(
+    value: Value, made: dict[Value, Node], known: dict[Value, Bounds] | None = None
+) -> Bounds:
+    """The worst case of an integer value. `made` gives producers, `known` results found so far.
 
-    Layer sums are bounded by their actual weights (bip or tern); padding only removes terms, so
-    zero is a possible contribution of each padded tap.
+    Layer sums are bounded by their actual weights (bip or tern); padding only removes
+    terms, so zero is a possible contribution of each padded tap.
     """
     node = made.get(value)
     if value.elem == "bip":
@@ -41,10 +43,17 @@ def bounds(value: Value, made: dict[Value, Node]) -> Bounds:
         return _layer(node, made)
     if node is None or node.op not in _CARRIES:  # an ONNX operation's operands may be floats
         return Bounds(*int_range(value.elem))
-    inner = [bounds(v, made) for v in node.inputs if v is not None]
-    if node.op == "cim.add":
+    known = {} if known is None else known
+    if value not in known:
+        inner = [bounds(v, made, known) for v in node.inputs if v is not None]
+        known[value] = _carry(node.op, inner)
+    return known[value]
+
+
+def _carry(op: str, inner: list[Bounds]) -> Bounds:
+    if op == "cim.add":
         return Bounds(inner[0].low + inner[1].low, inner[0].high + inner[1].high)
-    if node.op == "cim.relu":
+    if op == "cim.relu":
         return Bounds(max(0, inner[0].low), max(0, inner[0].high))
     return inner[0]
 

@@ -18,8 +18,8 @@ from cimc.ir.graph import Graph, Node, Value
 # Element-wise operations that rise or fall throughout, whatever their constants.
 _MONOTONE = {
     "onnx.Add", "onnx.Sub", "onnx.Mul", "onnx.Max", "onnx.Min", "onnx.BatchNormalization",
-    "onnx.Relu", "onnx.Clip", "onnx.Sigmoid", "onnx.Tanh", "onnx.Sign", "onnx.Neg",
-    "onnx.Identity", "cim.sign", "cim.dequant",
+    "onnx.Relu", "onnx.Clip", "onnx.Sign", "onnx.Neg", "onnx.Identity",
+    "cim.sign", "cim.dequant",
 }  # fmt: skip
 
 

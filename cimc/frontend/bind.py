@@ -32,6 +32,11 @@ def bind_shapes(graph: Graph, shapes: Mapping[str, Sequence[int]], where: str) -
     symbols: dict[str, int] = {}
     errors: list[CompileError] = []
     types: list[Type] = []
+    for value, name in zip(graph.inputs, names):  # what is given counts for all inputs
+        dims = value.type.shape if isinstance(value.type, TensorType) else None
+        for dim, size in zip(dims or (), shapes.get(name, ())):
+            if isinstance(dim, str) and dim != "?":
+                symbols.setdefault(dim, size)
     for value, name in zip(graph.inputs, names):
         if not isinstance(value.type, TensorType) or value.type.shape is None:
             errors.append(
