@@ -129,7 +129,7 @@ def _emit(rw: Rewriter, chain: _Chain, axis: int, steps: Steps) -> bool:
     attrs: dict[str, Any] = {"axis": along} if along != 1 else {}
     if steps.to != "bip":
         attrs["to"] = steps.to
-    out = rw.op("cim.threshold", inputs, name, sign, attrs)
+    out = rw.op("cim.threshold", inputs, f"{name}.bits" if below else name, sign, attrs)
     rw.replace(sign.output, _again(rw, below, out, name, sign))
     return True
 

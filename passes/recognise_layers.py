@@ -137,7 +137,7 @@ def _emit(
 
 
 def _early_bias(
-    rw: Rewriter, node: Node, x: Value, terms: int, scale: Array, bias: Value | None
+    rw: Rewriter, node: Node, x: Value, scale: float, w: _Weights, bias: Value | None
 ) -> str:
     """Why the bias of a Gemm can't be added behind the sum; empty if it can.
 
@@ -145,22 +145,24 @@ def _early_bias(
     once a block. That is the same where no sum with the bias rounds (where all are multiples
     of one power of two, and few enough), and as good as the same where only signs of the
     result are taken and none changes within the error."""
+    terms = w.levels.shape[0 if node.arg(0).const is None else 1]
     if bias is None or bias.const is None or terms <= _BLOCK:
         return ""
+    unit: Any = scale * w.alpha.astype(np.float64)
     reach = terms * bounds(x, rw.made).reach
-    steps: Any = bias.const.astype(np.float64) / scale
+    steps: Any = bias.const.astype(np.float64) / unit
     most = reach + float(np.abs(steps).max(initial=0.0))
     grid = steps * 2.0 ** (24 - int(np.frexp(most)[1]))
     if most < _EXACT and bool(np.all(grid == np.floor(grid))):
         return ""
-    if bias.const.size == node.output.tensor.shape[-1] and node.arg(0).const is None:  # type: ignore[index]
+    channels = (node.output.tensor.shape or (0,))[-1]
+    if node.arg(0).const is None and bias.const.size == channels:
         blocks = 2 * -(-terms // _BLOCK) + 2  # twice what was seen, to be sure
-        sums = np.arange(-reach, reach + 1)[:, None] * scale + bias.const.reshape(1, -1)
-        error = blocks * 2.0**-24 * most * scale
-        if sums.size <= _TRIED and signs_agree(
-            rw.graph, node.output, 1, (sums - error).astype(np.float32),
-            (sums + error).astype(np.float32),
-        ):  # fmt: skip
+        step = 2 if x.elem == w.elem == "bip" else 1
+        sums = np.arange(-reach, reach + 1, step)[:, None] * unit + bias.const.reshape(1, -1)
+        error = blocks * 2.0**-24 * most * unit
+        low, high = ((sums + e).astype(np.float32) for e in (-error, error))
+        if sums.size <= _TRIED and signs_agree(rw.graph, node.output, 1, low, high):
             return ""
     return f"its bias rounds before the last of its {terms} products is added"
 
@@ -256,7 +258,7 @@ def _right(
     split = _split(w, 1)
     if isinstance(split, str):
         return split
-    early = _early_bias(rw, node, x[0], w.shape[0], x[1] * scale * split.alpha, bias)
+    early = _early_bias(rw, node, x[0], x[1] * scale, split, bias)
     if early:
         return early
     kernel = _kernel(rw, b, split.levels, split.elem)
@@ -283,7 +285,7 @@ def _left(rw: Rewriter, node: Node, w: Array, b: Value, scale: float, bias: Valu
         return split
     if split.alpha.size > 1:
         return "the weights on the left side have a different α for each row"
-    early = _early_bias(rw, node, x[0], w.shape[1], x[1] * scale * split.alpha, bias)
+    early = _early_bias(rw, node, x[0], x[1] * scale, split, bias)
     if early:
         return early
     name = node.output.name

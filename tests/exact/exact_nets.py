@@ -128,9 +128,7 @@ class Net:
                        (scale, bias, mean, var)), epsilon=1e-5)  # fmt: skip
 
 
-def out_sizes(
-    sizes, kernel, strides=None, dilations=None, pads=None, auto_pad=None, ceil_mode=0
-):
+def out_sizes(sizes, kernel, strides=None, dilations=None, pads=None, auto_pad=None, ceil_mode=0):
     """Output sizes of a window, by the formulas of the ONNX operators Conv and MaxPool.
 
     Empty or negative where the window does not fit."""

@@ -60,6 +60,24 @@ def test_what_is_mapped(terms, bias, on_tiles, left):
     )
 
 
+@pytest.mark.parametrize(
+    ("bias", "offset", "on_tiles"),
+    [
+        (0.3, 0.2, True),  # no sum comes near zero
+        (0.3, -0.3, False),  # a sum of 0 does
+        (1e-7, 0.0, False),
+        (1e-7, 0.5, True),
+    ],
+)
+def test_signs_of_a_rounding_sum(bias, offset, on_tiles):
+    """Only signs are taken of the sum: on tiles where none changes within the error."""
+    net = Net(6)
+    y = _gemm(net, 800, np.full(9, bias, np.float32))
+    shifted = net.op("Add", y, net.const(np.full(9, offset, np.float32), "o"), shape=(1, 9))
+    case, _ = check_case(net, net.op("Sign", shifted), on_tiles=False, rows=64, cols=90)
+    assert bool(case.graph.places) == on_tiles
+
+
 @cases(30)
 @given(st.data())
 def test_long_gemm_with_bias(data):

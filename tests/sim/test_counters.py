@@ -10,7 +10,7 @@ from cimc.sim.counters import static_counts
 from cimc.sim.reference import run
 
 CHANNELS, COLS = 10, 12
-WIN = Win("w", CHANNELS, (2,), (5,), (1,), (0, 1), (1,), 2, 4)
+WIN = Win("w", CHANNELS, (2,), (5,), (1,), (0, 1), (1,), 2, 3)  # 4 segments: 3, 3, 3, 1
 A = Affine.of
 
 
