@@ -57,7 +57,8 @@ def test_compiled_program(path: Path, tmp_path: Path) -> None:
 def test_graph_of_a_model(path: Path, tmp_path: Path) -> None:
     copy = tmp_path / "graph.cimir"
     for pipeline in ("cleanup", "exact", "exact,place"):
-        copy.write_text(_output("opt", str(path), "-p", pipeline, "--shape", f"image={_shape(path)}"))
+        shape = f"image={_shape(path)}"
+        copy.write_text(_output("opt", str(path), "-p", pipeline, "--shape", shape))
         assert _output("opt", str(copy)) == copy.read_text()
 
 
