@@ -111,7 +111,7 @@ class _Cut:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self._taken = {v.name for v in graph.values()}
+        self._names = graph.names()
         self._outputs = set(graph.outputs)
         self._uses = Counter(v for n in graph.nodes for v in set(n.reads()))  # by what is left
         self._outside: dict[Value, Value] = {}  # of a fragment's result: the value outside
@@ -122,14 +122,14 @@ class _Cut:
         read = list(dict.fromkeys(v for n in nodes for v in n.reads()))
         made = [v for n in nodes for v in n.outputs]
         self._uses.subtract(v for n in nodes for v in set(n.reads()))
-        name, why = self._fresh(f"host{stage}"), _reasons(nodes)
+        name, why = self._names.fresh(f"host{stage}"), _reasons(nodes)
         own = set(made)
         operands = [v for v in read if v not in own and v.const is None]
         inside = {v: self._copy(v) for v in operands}
         results = [v for v in made if self._needed(v)]
         for value in results:
             self._outside[value] = Value(value.name, value.type)
-            value.name = self._fresh(f"{value.name}.host")
+            value.name = self._names.fresh(f"{value.name}.host")
         consts = [v for v in read if v.const is not None]
         copies = {v: self._copy(v) for v in consts if self._needed(v)}
         self._moved.update(v for v in consts if v not in copies)
@@ -142,7 +142,7 @@ class _Cut:
             nodes=list(nodes),
             consts=[copies.get(v, v) for v in consts],
         )
-        self._taken -= {v.name for v in body.values()}  # each fragment has names of its own
+        self._names.release(v.name for v in body.values())  # each fragment has names of its own
         self._uses.update(operands)
         outs = [self._outside[v] for v in results]
         return Node(HOST, list(operands), outs, {"body": body}, why=why)
@@ -159,14 +159,7 @@ class _Cut:
 
     def _copy(self, value: Value) -> Value:
         name = self._outside.get(value, value).name
-        return Value(self._fresh(f"{name}.host"), value.type, value.const, value.seed)
-
-    def _fresh(self, name: str) -> str:
-        free, k = name, 2
-        while free in self._taken:
-            free, k = f"{name}.{k}", k + 1
-        self._taken.add(free)
-        return free
+        return Value(self._names.fresh(f"{name}.host"), value.type, value.const, value.seed)
 
 
 def _swap(node: Node, other: dict[Value, Value]) -> None:

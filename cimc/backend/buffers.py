@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cimc.frontend.evaluate import input_names, output_names
-from cimc.ir.graph import Graph, Value, identifier
+from cimc.ir.graph import Graph, Value
+from cimc.ir.names import Names
 from cimc.ir.types import TensorType
 from cimc.isa.program import Mem, View
 
@@ -24,7 +25,7 @@ class Buffers:
         self._made = graph.producers()
         self._names: dict[Value, str] = {}
         self._by_axis: dict[tuple[str, int], str] = {}
-        self._taken: set[str] = set()
+        self.fresh = Names().fresh  # over the names of all declarations and data
         sizes = set()
         for value, name in zip(graph.inputs, input_names(graph)):
             mem = self._mem(value)
@@ -58,14 +59,6 @@ class Buffers:
             self._by_name[view.name] = view
             self._by_axis[name, axis] = view.name
         return self._by_axis[name, axis]
-
-    def fresh(self, name: str) -> str:
-        """A name that no declaration has."""
-        free, k = identifier(name), 2
-        while free in self._taken:
-            free, k = f"{identifier(name)}.{k}", k + 1
-        self._taken.add(free)
-        return free
 
     def mark_outputs(self) -> None:
         """Give the buffers of the graph's outputs their ONNX names."""

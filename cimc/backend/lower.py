@@ -18,8 +18,9 @@ from cimc.backend.nest import nests
 from cimc.driver.base import Geometry
 from cimc.frontend.export import to_onnx
 from cimc.frontend.macs import graph_macs, macs
-from cimc.ir.graph import Graph, Node, Value, identifier, layer_name
+from cimc.ir.graph import Graph, Node, Value, layer_name
 from cimc.ir.kernels import cells, kernel_shape
+from cimc.ir.names import Names
 from cimc.ir.ops import HOST
 from cimc.ir.rules import input_planes, window
 from cimc.isa.program import (
@@ -59,7 +60,7 @@ class _Lowering:
         self.infer: list[Layer] = []
         self.fused: set[Node] = set()
         self.programmed: set[Value] = set()
-        self.labels: set[str] = set()
+        self.label = Names().fresh
 
     def program(self, target: str, pipeline: str) -> Program:
         for node in self.graph.nodes:
@@ -97,19 +98,11 @@ class _Lowering:
         elif node.op in _ELEMENTWISE and node not in self.fused:
             self._between(node)
 
-    def _label(self, node: Node, name: str | None = None) -> str:
-        base = identifier(name or layer_name(node))
-        label, k = base, 2
-        while label in self.labels:
-            label, k = f"{base}.{k}", k + 1
-        self.labels.add(label)
-        return label
-
     # -- host fragments --
 
     def _host(self, node: Node) -> None:
         (body,) = node.graphs()
-        label = self._label(node, body.name)
+        label = self.label(body.name)
         body.opsets = dict(self.graph.opsets)
         model = to_onnx(body).SerializeToString(deterministic=True)
         name = self.buffers.fresh(f"{label}.onnx")
@@ -125,7 +118,7 @@ class _Lowering:
     def _layer(self, node: Node) -> None:
         shape = kernel_shape(node)
         x, w = node.arg(0), node.arg(1)
-        label = self._label(node)
+        label = self.label(layer_name(node))
         matrix = self._cells(node)
         places = [p for p in self.graph.places if p.value is w]
         width = places[0].width if places else 0
@@ -219,7 +212,7 @@ class _Lowering:
         dims = node.output.tensor.static
         assert dims is not None
         axis = axis if axis >= 0 else min(1, max(0, len(dims) - 1))
-        label = self._label(node)
+        label = self.label(layer_name(node))
         place = layers.POSITION
         args = [Ref(self.buffers.along(node.output, axis), place)]
         data = [v for v in node.inputs if v is not None and v.const is None]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cimc.ir.graph import Graph, Node, Value, identifier
+from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.ops import TABLE
 from cimc.ir.types import Array, TensorType
 
@@ -24,16 +24,11 @@ class Rewriter:
         self.made = graph.producers()
         self.changed = False
         self._users = graph.users()
-        self._taken = {v.name for v in graph.values()}
+        self._names = graph.names()
 
     def fresh(self, name: str) -> str:
         """`name` if free, else `name.2`, `name.3`, …"""
-        base = identifier(name)
-        free, k = base, 2
-        while free in self._taken:
-            free, k = f"{base}.{k}", k + 1
-        self._taken.add(free)
-        return free
+        return self._names.fresh(name)
 
     def const(self, name: str, array: Array, elem: str) -> Value:
         """A new constant."""

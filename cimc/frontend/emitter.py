@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from cimc.ir.names import Names
 from cimc.ir.types import Array
 
 
@@ -14,23 +15,19 @@ class Emitter:
     """Collects the nodes and initialisers of one ONNX graph.
 
     `opset` is the version of the default domain they are written for. Names made here start
-    with `_`, which no name of the graph IR made from a source does twice: `taken` is checked.
+    with `_`, which no name of the graph IR made from a source does twice: `names` sees to it.
     `sources` are the source names that nodes of the graph have by now.
     """
 
-    def __init__(self, opset: int, taken: set[str]) -> None:
+    def __init__(self, opset: int, names: Names) -> None:
         self.opset = opset
         self.nodes: list[NodeProto] = []
         self.initialisers: list[TensorProto] = []
-        self.taken = taken
+        self.names = names
         self.sources: set[str | None] = set()
 
     def fresh(self, stem: str) -> str:
-        name, k = f"_{stem}", 2
-        while name in self.taken:
-            name, k = f"_{stem}.{k}", k + 1
-        self.taken.add(name)
-        return name
+        return self.names.fresh(f"_{stem}")
 
     def const(self, value: Array | float | list[int], dtype: Any = None) -> str:
         """An initialiser; returns its name."""

@@ -29,6 +29,7 @@ from cimc.frontend.elements import code_of
 from cimc.frontend.emitter import Emitter
 from cimc.frontend.expand import expand
 from cimc.ir.graph import Graph, Node, Value
+from cimc.ir.names import Names
 from cimc.ir.ops import HOST, TABLE
 from cimc.ir.types import AnyType, Array, OptType, SeqType, TensorType, Type
 from cimc.textfile import write_bytes
@@ -48,8 +49,7 @@ def to_onnx(graph: Graph) -> ModelProto:
         )
     opsets = {"onnx": DEFAULT_OPSET} | graph.opsets
     names = _names(graph)
-    taken = set(names.values()) | {v.name for v in _all_values(graph)}
-    taken |= set(graph.output_names)
+    taken = Names({*names.values(), *graph.output_names, *(v.name for v in graph.all_values())})
     proto = _graph(graph, opsets["onnx"], taken, names)
     used = {"onnx"} | {n.domain for n in _all_nodes(graph)} - {"cim", "qonnx"}
     imports = [helper.make_opsetid(DOMAIN.get(p, p), opsets.get(p, 1)) for p in sorted(used)]
@@ -66,22 +66,11 @@ def _names(graph: Graph) -> dict[Value, str]:
     for value, name in zip(graph.outputs, graph.output_names):
         names.setdefault(value, name)
     reserved = set(graph.input_names) | set(graph.output_names)
-    taken = reserved | {v.name for v in _all_values(graph)}
-    for value in _all_values(graph):
-        if value in names or value.name not in reserved:
-            continue
-        k = next(k for k in range(2, len(taken) + 3) if f"{value.name}.{k}" not in taken)
-        names[value] = f"{value.name}.{k}"
-        taken.add(names[value])
+    authority = Names(reserved | {v.name for v in graph.all_values()})
+    for value in graph.all_values():
+        if value not in names and value.name in reserved:
+            names[value] = authority.fresh(value.name)
     return names
-
-
-def _all_values(graph: Graph) -> list[Value]:
-    values = list(graph.values())
-    for node in graph.nodes:
-        for inner in node.graphs():
-            values += _all_values(inner)
-    return values
 
 
 def _all_nodes(graph: Graph) -> list[Node]:
@@ -93,7 +82,7 @@ def _all_nodes(graph: Graph) -> list[Node]:
     return nodes
 
 
-def _graph(graph: Graph, opset: int, taken: set[str], names: dict[Value, str]) -> GraphProto:
+def _graph(graph: Graph, opset: int, taken: Names, names: dict[Value, str]) -> GraphProto:
     e = Emitter(opset, taken)
     for value in graph.consts:
         e.initialisers.append(_tensor(value, names.get(value, value.name)))
@@ -162,9 +151,9 @@ def _attribute(
     key: str, value: Any, op: str, domain: str, e: Emitter, names: dict[Value, str]
 ) -> AttributeProto:
     if isinstance(value, Graph):
-        return helper.make_attribute(key, _graph(value, e.opset, e.taken, names))
+        return helper.make_attribute(key, _graph(value, e.opset, e.names, names))
     if isinstance(value, tuple) and value and isinstance(value[0], Graph):
-        return helper.make_attribute(key, [_graph(g, e.opset, e.taken, names) for g in value])
+        return helper.make_attribute(key, [_graph(g, e.opset, e.names, names) for g in value])
     if isinstance(value, np.ndarray):
         return helper.make_attribute(key, numpy_helper.from_array(value))
     if isinstance(value, (TensorType, SeqType, OptType)):

@@ -23,7 +23,8 @@ from cimc.frontend.export import to_onnx
 from cimc.frontend.load import load_model
 from cimc.frontend.session import open_session
 from cimc.frontend.shape_inference import infer_shapes
-from cimc.ir.graph import Attr, Graph, Node, Value, identifier
+from cimc.ir.graph import Attr, Graph, Node, Value
+from cimc.ir.names import Names, identifier
 from cimc.ir.types import AnyType, OptType, SeqType, TensorType, Type, is_float
 
 
@@ -56,15 +57,7 @@ class _Importer:
 
     def __init__(self, model: ModelProto, where: str) -> None:
         self.where = where
-        self.taken: set[str] = set()
-
-    def fresh(self, name: str) -> str:
-        base = identifier(name)
-        free, k = base, 2
-        while free in self.taken:
-            free, k = f"{base}.{k}", k + 1
-        self.taken.add(free)
-        return free
+        self.fresh = Names().fresh
 
     def graph(self, proto: GraphProto, outer: dict[str, Value], outermost: bool = False) -> Graph:
         scope = dict(outer)

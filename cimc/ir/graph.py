@@ -9,7 +9,6 @@ A graph keeps its operations topologically ordered. Values are compared by ident
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from cimc.errors import Span
+from cimc.ir.names import Names
 from cimc.ir.ops import TABLE
 from cimc.ir.types import Array, TensorType, Type
 
@@ -221,11 +221,18 @@ class Graph:
 
     def fresh(self, name: str) -> str:
         """`name` if free, else `name.2`, `name.3`, …; invalid characters become `_`."""
-        name = identifier(name)
-        taken = {v.name for v in self.values()}
-        if name not in taken:
-            return name
-        return next(f"{name}.{k}" for k in range(2, len(taken) + 3) if f"{name}.{k}" not in taken)
+        return self.names().fresh(name)
+
+    def names(self) -> Names:
+        """An authority over the names in use, those of nested graphs included."""
+        return Names(v.name for v in self.all_values())
+
+    def all_values(self) -> Iterator[Value]:
+        """All values defined here and in nested graphs."""
+        yield from self.values()
+        for node in self.nodes:
+            for inner in node.graphs():
+                yield from inner.all_values()
 
     def const(self, name: str, array: Array, type_: Type) -> Value:
         """Add a constant under a free name. array: elements in the type's container."""
@@ -313,12 +320,6 @@ def layer_name(node: Node) -> str:
     """What a user calls an operation: its name in the ONNX file, else its first result's.
     Converters join the names of fused operations with `;`: the last one is the layer's."""
     return (node.source or node.outputs[0].name).rsplit(";", 1)[-1]
-
-
-def identifier(name: str) -> str:
-    """A legal name made from any string: other characters become `_`."""
-    name = re.sub(r"[^A-Za-z0-9_.]", "_", name).strip(".") or "v"
-    return name if not name[0].isdigit() else f"v{name}"
 
 
 def stated_attrs(node: Node) -> dict[str, Attr]:
