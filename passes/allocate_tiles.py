@@ -44,7 +44,7 @@ def _per_tile(fit: int, unit: int, planes: int) -> int:
 
 
 def _compact(chip: _Chip, place: Place, unit: int, planes: int) -> list[Place]:
-    """As few tiles as possible: full tiles first, the rest beside other layers' rests."""
+    """Few tiles: full ones first, the rest beside other layers' rests where there is room."""
     size = place.channels[1] - place.channels[0]
     per_tile = _per_tile(chip.rows // size, unit, planes)
     full, rest = divmod(place.count, per_tile)

@@ -145,7 +145,7 @@ def _again(rw: Rewriter, below: Sequence[Node], x: Value, name: str, before: Nod
 class FoldThreshold(Pass):
     """Rules (q an integer, f, g float maps of each element, d = cim.dequant):
     1. `cim.sign(f(d(q)))` ⇒ `cim.threshold(q, th)`: th is found by running f on every integer
-       that q can reach (its own float32 operations, in onnxruntime), or by bisection if that
+       that q can reach (its own float32 operations, in onnxruntime), or by bisection if those
        are too many and f never decreases. A falling f flips the channel, a flat one is constant.
     2. `cim.sign(g(MaxPool(f(d(q)))))`, g rising ⇒ `cim.max_pool(cim.sign(g(f(d(q)))))`
     3. the same with g not rising, f rising ⇒ `cim.sign(g(f(d(cim.max_pool(q)))))`

@@ -22,7 +22,7 @@ _BETWEEN = (
 _VIEWS = ("cim.reshape", "cim.transpose")
 
 
-def _refusal(node: Node, graph: Graph, ctx: PassContext) -> str:
+def _refusal(node: Node, ctx: PassContext) -> str:
     """Why a layer can't be on a tile; empty if it can."""
     x, w = node.arg(0), node.arg(1)
     try:
@@ -46,7 +46,7 @@ def _on_tiles(graph: Graph, ctx: PassContext) -> set[Node]:
     for node in graph.nodes:
         if node.op not in LAYERS:
             continue
-        node.why = _refusal(node, graph, ctx) or None
+        node.why = _refusal(node, ctx) or None
         if node.why is None:
             chosen.add(node)
     movable = [n for n in graph.nodes if n.op in _BETWEEN and _static(n)]
@@ -185,7 +185,7 @@ def _reasons(nodes: list[Node]) -> str | None:
 class Legalise(Pass):
     """Rules:
     1. `cim.conv`, `cim.matmul` with at most 8 input planes and bip or tern weights: tile
-    2. integer work between layers (thresholds, pools, sums, layout): in the program
+    2. integer work that leads to or from them (thresholds, pools, sums, layout): in the program
     3. everything else, in maximal groups ⇒ `cim.host`, with the reason for each layer in it
     Refuses layers whose worst case overflows the target's accumulator.
     """

@@ -343,7 +343,7 @@ class RecogniseLayers(Pass):
     2. `MatMul(d(x), ±α)` ⇒ `d(cim.matmul(x, w)) * α`
     3. `MatMul(±α, d(x))` ⇒ `d(cim.conv(x, w))` over the columns of x
     4. `Gemm` likewise, with alpha, beta, transA and transB; with more than 128 products only
-       if the sums with its bias are exact
+       if the sums with its bias are exact, or only signs are taken that rounding can't change
     5. a float operand that holds only ±a, 0 and a, or ±a and 0 (below Concat, Slice, Round of
        Clip, …) ⇒ `d(cim.sign(x))`
     6. `Conv(Pad(x))` with zeros ⇒ more `pads`

@@ -178,7 +178,8 @@ class RecogniseSign(Pass):
     1. `Sign(x)` ⇒ `d(cim.sign(x) zero=0)`
     2. `Where(x > t, a, -a)` ⇒ `d(cim.sign(x - t) zero=-1) scale=a`; likewise >=, <, <=, Not
     3. `Where(x > t, a, 0)` and `Cast(x > t)` ⇒ `d(cim.sign(x - t) zero=-1 to="u1") scale=a`
-    4. `BipolarQuant(x, a)`, one-bit signed `Quant` ⇒ `d(cim.sign(x) zero=1) scale=a`
+    4. `BipolarQuant(x, a)` ⇒ `d(cim.sign(x) zero=1) scale=a`; one-bit signed `Quant(x, a)`
+       likewise, of x / a
     5. `Cast(x: at most 8 bits)` to float32 ⇒ `d(x)`
     6. `Where(x == 0, a, Sign(x))`, a = ±1 ⇒ `d(cim.sign(x) zero=a)`; likewise `Sign(x) == 0`
     """

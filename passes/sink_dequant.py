@@ -180,7 +180,8 @@ class SinkDequant(Pass):
     1. `Reshape(d(q))`, Flatten, Squeeze, Unsqueeze ⇒ `d(cim.reshape(q))`
     2. `Transpose(d(q))` ⇒ `d(cim.transpose(q))`
     3. `MaxPool(d(q) scale>0)` ⇒ `d(cim.max_pool(q))`
-    4. `d(a) scale=s + d(b) scale=s` ⇒ `d(cim.add(a, b)) scale=s`, s a power of two
+    4. `d(a) scale=s + d(b) scale=s` ⇒ `d(cim.add(a, b)) scale=s`, s a power of two,
+       sums below 2**24
     5. `Relu(d(q) scale>0)` ⇒ `d(cim.relu(q))`
     6. `f(d(q))`, f element-wise, q of two or three levels ⇒ `d(q')`, if the levels allow it
     7. `d(q) scale=s * c`, `/ c`, s and c powers of two ⇒ `d(q)` with the product as scale

@@ -33,11 +33,12 @@ class PassContext:
 @dataclass(frozen=True)
 class Pass:
     """A graph rewrite: a valid graph in, a valid graph out. Fields are the options:
-    `fold-threshold{axis=1}` sets the field `axis`.
+    `allocate-tiles{strategy=fast}` sets the field `strategy`.
 
     name:     kebab-case; the file is the same in snake_case.
     summary:  one line in lower case.
-    kind:     `exact` keeps every bit of every output, `approximate` says what it changed.
+    kind:     `exact` keeps every output: integers in every bit, floats within the rounding of
+              onnxruntime's own sums; `approximate` says what it changed.
     repeat:   the driver runs it until it changes nothing.
     """
 

@@ -1,4 +1,4 @@
-"""Reads `-p cleanup,fold-threshold{axis=1}` into passes with options."""
+"""Reads `-p cleanup,allocate-tiles{strategy=fast}` into passes with options."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 One function an operation, by the name of its row in `cimc.ir.ops`. Values of `bip`, `tern`
 and odd integer widths travel in their container type (INT8, …). Arithmetic is in DOUBLE
 (exact for 32-bit integers; its kernels exist in every operator set), products in FLOAT
-(exact below 2**24, which `recognise-quantization` proves for each layer).
+(exact below 2**24, which `recognise-layers` proves for each layer).
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def import_model(model: ModelProto, where: str) -> Graph:
     inputs = [v for v in model.graph.input if v.name not in initialisers]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
-    graph = _Importer(model, where).graph(model.graph, {}, outermost=True)
+    graph = _Importer(where).graph(model.graph, {}, outermost=True)
     graph.opsets = {PREFIX.get(o.domain, o.domain): o.version for o in model.opset_import}
     graph.opsets = {p: v for p, v in sorted(graph.opsets.items()) if p != "qonnx"}
     graph.opsets.setdefault("onnx", 13)
@@ -55,7 +55,7 @@ def import_model(model: ModelProto, where: str) -> Graph:
 class _Importer:
     """Holds what nested graphs share: the file's name in errors, the names in use."""
 
-    def __init__(self, model: ModelProto, where: str) -> None:
+    def __init__(self, where: str) -> None:
         self.where = where
         self.fresh = Names().fresh
 

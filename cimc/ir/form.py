@@ -27,7 +27,6 @@ _KINDS = {
     "ints": "a list of integers",
     "float": "a float, such as 1.0",
     "str": "a string",
-    "graph": "a graph",
 }
 
 
@@ -98,7 +97,7 @@ def _attr_form(node: Node, row: OpDef, places: Places) -> list[CompileError]:
 def _is_kind(given: Any, kind: str) -> bool:
     if kind == "ints":
         return isinstance(given, tuple) and all(type(i) is int for i in given)
-    types = {"int": int, "float": float, "str": str, "graph": Graph}
+    types = {"int": int, "float": float, "str": str}
     return type(given) is types[kind]
 
 

@@ -213,10 +213,6 @@ class Graph:
         used.update(dict.fromkeys(self.outputs))
         return [v for v in used if v not in own]
 
-    def find(self, name: str) -> Value | None:
-        """The value of that name, or None."""
-        return next((v for v in self.values() if v.name == name), None)
-
     # -- changing --
 
     def fresh(self, name: str) -> str:

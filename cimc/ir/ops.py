@@ -20,8 +20,8 @@ REQUIRED = object()
 
 @dataclass(frozen=True)
 class Operand:
-    """An operand: `kind` is `int` (exact integers, bip and tern included), `num` (integers or
-    floats) or `any`; `const` demands a constant; `optional` may be missing."""
+    """An operand: `kind` is `int` (exact integers, bip and tern included) or `num` (integers
+    or floats); `const` demands a constant; `optional` may be missing."""
 
     name: str
     kind: str = "int"
@@ -31,7 +31,7 @@ class Operand:
 
 @dataclass(frozen=True)
 class AttrDef:
-    """An attribute: `kind` is `int`, `ints`, `float`, `str` or `graph`; `default` may be
+    """An attribute: `kind` is `int`, `ints`, `float` or `str`; `default` may be
     REQUIRED. `choices` lists the only legal values, if any."""
 
     name: str
@@ -165,6 +165,6 @@ ROWS: tuple[OpDef, ...] = (
 TABLE: dict[str, OpDef] = {row.name: row for row in ROWS}
 
 HOST = "cim.host"
-"""A fragment that runs on the host: `%y = cim.host(%x) body={graph …}`; its results are its
+"""A fragment that runs on the host: `%y = cim.host(%x) body=graph …`; its results are its
 body's outputs, its operands the body's inputs in order. It has no row: any number of
 operands and results of any type."""

@@ -65,6 +65,7 @@ def elem_of(dtype: np.dtype[np.generic]) -> str:
 
 
 def is_float(elem: str) -> bool:
+    """Whether an element type is a float or complex one."""
     return elem in _FLOATS
 
 
@@ -81,16 +82,6 @@ def int_range(elem: str) -> tuple[int, int]:
     assert match, f"not an integer type: {elem}"
     bits = int(match[2])
     return (0, 2**bits - 1) if match[1] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-
-
-def int_for(low: int, high: int) -> str:
-    """The smallest standard integer type (8, 16, 32 or 64 bits) that holds [low, high]."""
-    for bits in (8, 16, 32, 64):
-        for elem in (f"u{bits}", f"i{bits}") if low >= 0 else (f"i{bits}",):
-            a, b = int_range(elem)
-            if a <= low and high <= b:
-                return elem
-    raise OverflowError(f"no integer type holds [{low}, {high}]")
 
 
 def planes(elem: str) -> int:

@@ -239,9 +239,7 @@ def _layers(graph: Graph) -> dict[Value, Node]:
 
 
 def _fits(elem: str, kind: str) -> bool:
-    if kind == "int":
-        return is_integer(elem)
-    return kind == "any" or is_integer(elem) or is_float(elem)
+    return is_integer(elem) or (kind == "num" and is_float(elem))
 
 
 def _is_draw(value: Value) -> bool:

@@ -2,7 +2,7 @@
 
 Splits the text into lines and comments, has each line read by `statements.py`, and puts
 the statements together to sections, layers and loops. All mistakes of a file are listed
-at once. Whether the program makes sense is the business of `check.py`.
+at once. Whether the program makes sense is the business of `check`.
 """
 
 from __future__ import annotations

@@ -58,11 +58,10 @@ def _has_numpy(type_name: str) -> bool:
 class OnnxFragment:
     """A fragment and its session, made on first use. `macs` are those of one call."""
 
-    def __init__(self, data: Data, threads: int = 0) -> None:
+    def __init__(self, data: Data) -> None:
         self.name = data.name
         self.macs = data.macs
         self._model = data.array.astype(np.uint8).tobytes()
-        self._threads = threads
 
     @property
     def _where(self) -> str:
@@ -70,7 +69,7 @@ class OnnxFragment:
 
     @cached_property
     def _session(self) -> Any:
-        return open_session(self._model, self._where, self._threads)
+        return open_session(self._model, self._where)
 
     @cached_property
     def _inputs(self) -> list[tuple[str, str]]:

@@ -53,21 +53,17 @@ def run(
     *,
     tiles: Tiles | None = None,
     progress: Progress | None = None,
-    threads: int = 0,
 ) -> Result:
     """Run a program on N samples.
 
     inputs:   arrays by ONNX input name, of the exact numpy type and shape (see `Feed`).
     tiles:    the cells to start from, as `Result.tiles`; None: all 0.
     progress: called with (samples done, N) now and then.
-    threads:  threads of a host fragment; 0: one a core.
 
     Raises CompileError for unusable inputs, an accumulator that overflows, and a value that a
     buffer's type doesn't hold."""
     feed = Feed(program, inputs)
-    fragments = {
-        data.name: OnnxFragment(data, threads) for data in program.data if data.kind == "onnx"
-    }
+    fragments = {data.name: OnnxFragment(data) for data in program.data if data.kind == "onnx"}
     cells = pack_tiles(tiles, program.target)
     once = Machine(program, 1, cells, fragments)
     counts = Counts(feed.samples)

@@ -1,6 +1,6 @@
 """Static checks of the cells that `.load` programs, and of row remaps.
 
-Fifth part of `check.py`. Each `set` and `reset` of each iteration is a rectangle of cells;
+Fifth part of `check`. Each `set` and `reset` of each iteration is a rectangle of cells;
 per tile, a sweep over the rows finds every two of them that overlap. A cell may be in one
 `set` and one `reset`, and then both must take it from the same data bit.
 """

@@ -1,6 +1,6 @@
 """Static checks of the declarations: target, buffers, views, windows, remaps, data.
 
-First part of `check.py`; what it lets pass, the checks of the code may rely on.
+First part of `check`; what it lets pass, the checks of the code may rely on.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Static checks of single instructions: names, kinds, ranges, options, sizes.
 
-Second part of `check.py`, after the declarations were found valid. Each instruction is
+Second part of `check`, after the declarations were found valid. Each instruction is
 judged alone, with the bounds of the loops around it; what flows from one to the next is
 checked in `registers.py`, `cells.py` and `widths.py`.
 """

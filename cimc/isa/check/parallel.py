@@ -1,6 +1,6 @@
 """Static checks of what the iterations of a `par` do with buffers.
 
-Fourth part of `check.py`: no two iterations write the same element, and none reads what
+Fourth part of `check`: no two iterations write the same element, and none reads what
 another may write. Writes are compared element by element where they are few enough to be
 enumerated; else only a place that doesn't depend on the `par` variable counts as shared.
 """

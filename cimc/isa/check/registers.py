@@ -1,6 +1,6 @@
 """Static checks of what flows through registers, and of `par`.
 
-Third part of `check.py`, on valid instructions: a register range is read only after it was
+Third part of `check`, on valid instructions: a register range is read only after it was
 written, and the iterations of a `par` share nothing but what they only read and what they
 add to. Registers live to the end of their section; those private to a `par` end with it.
 """

@@ -1,6 +1,6 @@
 """Static check that no accumulator can leave the range of the target's `acc_bits`.
 
-Last part of `check.py`. Follows each accumulator through loops and latch loads with the
+Last part of `check`. Follows each accumulator through loops and latch loads with the
 intervals of `bounds.py`. A loop whose variable changes shifts, segments or register ranges
 is followed iteration by iteration; any other loop once, and its change is multiplied.
 What can't be proved is refused.
@@ -266,7 +266,7 @@ class _Follower:
             low, high = self._constants(site, arg)
         else:
             assert isinstance(arg, Reg)
-            source = self._addend(arg, site, state)
+            source = self._addend(arg, state)
             if source is not None and exact and least == most:
                 _contribute(state.group(piece, source), arg, sign * most)
                 return
@@ -286,7 +286,7 @@ class _Follower:
         rest = tuple(term for term in expr.terms if term[0] not in self.env)
         return Affine(expr.const + known, rest)
 
-    def _addend(self, arg: Reg, site: Site, state: _State) -> Source | None:
+    def _addend(self, arg: Reg, state: _State) -> Source | None:
         if arg.field is not None:
             return self._latch(arg, state)
         return state.source(arg.name, self._resolved(arg))
