@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cimc import checkout
+
 if TYPE_CHECKING:
     from cimc.api import Compiled as Compiled
     from cimc.api import compile as compile
     from cimc.api import load as load
+
+checkout.find_packages_beside()  # before the first import of one of them
 
 __version__ = "0.1.0"
 __all__ = ["Compiled", "compile", "load"]

@@ -42,7 +42,10 @@ def _port(mem: Mem) -> Port:
 def read_npz(path: Path) -> dict[str, Array]:
     """All arrays of an .npz file. Raises CompileError for anything that is none."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise CompileError("holds one array without a name: an .npz is expected", str(path))
+        with file:
             return {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise CompileError("no such file", str(path)) from None

@@ -12,7 +12,7 @@ from cimc.cli import options
 @click.command()
 @click.argument("model", type=click.Path(dir_okay=False))
 @click.argument("program", required=False, type=click.Path(dir_okay=False))
-@click.option("--input", "input_file", type=click.Path(dir_okay=False), help="Inputs, .npz.")
+@click.option("--input", "input_file", type=click.Path(dir_okay=False), help="Inputs, as for run.")
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
@@ -49,8 +49,14 @@ def command(
     sizes, overrides = options.parse_shapes(shapes), options.parse_settings(settings)
     from cimc import api, oracle
     from cimc.cli import arrays
+    from cimc.errors import CompileError
 
+    if Path(model).suffix == ".cim":
+        help = "first the model: cimc check MODEL [PROGRAM]"
+        raise CompileError("is a .cim program, not a model", model, help)
     if program is not None:
+        if sizes or target or overrides or plugins:
+            raise click.UsageError("a .cim program is compiled already: give its model alone")
         compiled = api.load(program)
         if pipeline is not None and pipeline != compiled.program.pipeline:
             raise click.UsageError(

@@ -35,8 +35,10 @@ def command(
     """
     sizes, overrides = options.parse_shapes(shapes), options.parse_settings(settings)
     from cimc import api
+    from cimc.cli.outputs import check_outputs
     from cimc.cli.summary import print_summary, print_timings
 
+    check_outputs([(output, ".cim")], [model, *plugins, target])
     compiled = api.compile(
         model,
         pipeline=pipeline or api.DEFAULT_PIPELINE,

@@ -40,6 +40,8 @@ def command(
     from cimc.errors import CompileError
 
     if Path(file).suffix == ".cim":
+        if sizes:
+            raise click.UsageError("a .cim program is compiled already: its shapes are fixed")
         compiled = api.load(file)
     else:
         compiled = api.compile(file, shapes=sizes)
@@ -71,6 +73,14 @@ def _read(path: Path, split: str, limit: int | None) -> tuple[Any, Any]:
         if key not in data:
             have = ", ".join(sorted(data))
             raise CompileError(f"has no array '{key}'", str(path), help=f"it has: {have}")
+    if data[x].ndim == 0:
+        raise CompileError(f"{x} is a single number, not samples along an axis", str(path))
+    if data[y].ndim == 0 or data[y].size != len(data[y]):
+        raise CompileError(
+            f"{y} has the shape {list(data[y].shape)}, not one label a sample",
+            str(path),
+            help="a label is the number of its class",
+        )
     samples, labels = data[x][:limit], data[y][:limit].reshape(-1)
     if len(samples) != len(labels) or not len(labels):
         raise CompileError(

@@ -50,15 +50,14 @@ def command(
     """
     sizes, overrides = options.parse_shapes(shapes), options.parse_settings(settings)
     from cimc import api
+    from cimc.cli.outputs import check_outputs
     from cimc.cost.floorplan import save
     from cimc.cost.layout import layout
     from cimc.cost.layout_report import print_host, print_layers, print_tiles
     from cimc.cost.report import make_console
-    from cimc.errors import CompileError
     from cimc.textfile import read_text, write_text
 
-    if floorplan is not None and Path(floorplan).suffix != ".png":
-        raise CompileError("expected a file .png", floorplan)
+    check_outputs([(floorplan, ".png"), (json_file, "")], [file, *plugins, target])
     if Path(file).suffix == ".cim":
         if pipeline or sizes or target or overrides or plugins:
             raise click.UsageError("a .cim program is compiled already: give its model instead")

@@ -21,7 +21,7 @@ from cimc.cli import options
 @click.option(
     "--output", type=click.Path(dir_okay=False), help="Write outputs as .npz, by ONNX output name."
 )
-@click.option("--engine", default="reference", show_default=True, help="How to run it.")
+@click.option("--engine", default="reference", show_default=True, help="Interpreter: reference.")
 @click.option("--seed", default=0, show_default=True, help="For the input if none is given.")
 @click.option(
     "--scale",
@@ -52,10 +52,12 @@ def command(
     overrides = options.parse_settings(settings)
     from cimc import api
     from cimc.cli import arrays
+    from cimc.cli.outputs import check_outputs
     from cimc.cli.progress import progress_bar
     from cimc.cost.report import print_counts_and_energy, to_json
     from cimc.textfile import write_text
 
+    check_outputs([(output, ".npz"), (json_file, "")], [program, input_file, target])
     compiled = api.load(program, target=target, overrides=overrides)
     for note in compiled.notes:
         click.echo(f"note: {note}")

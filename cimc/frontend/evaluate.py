@@ -1,7 +1,7 @@
 """Runs a graph: native operations by their numpy meaning, QONNX operators by definition,
 everything else in onnxruntime (unoptimised), in runs of neighbouring operations.
 
-The oracle of every pass and of every program.
+The oracle of every pass, and of programs from graph text and from QONNX models.
 """
 
 from __future__ import annotations
@@ -133,8 +133,8 @@ def _runtime_step(graph: Graph, nodes: Sequence[Node]) -> Step:
 
 def outline(graph: Graph, nodes: Sequence[Node], name: str = "part") -> Graph:
     """A graph of `nodes` (in order), on the same values: its inputs are what they use and do
-    not make, its outputs what others or the graph's outputs use. Small and large constants
-    come along."""
+    not make, its outputs what others or the graph's outputs use. Constants come
+    along."""
     inside = set(nodes)
     made = {v for n in nodes for v in n.outputs}
     read = list(dict.fromkeys(v for n in nodes for v in n.reads()))

@@ -30,6 +30,12 @@ def load_model(path: Path) -> ModelProto:
         raise CompileError(error.strerror or "cannot be read", str(path)) from None
     if not data:
         raise CompileError("the file is empty", str(path), help="an ONNX model is expected")
+    if data.startswith(b".cim "):
+        raise CompileError(
+            "is a .cim program, not a model",
+            str(path),
+            help="give the ONNX model it was compiled from",
+        )
     model = ModelProto()
     try:
         model.ParseFromString(data)

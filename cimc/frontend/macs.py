@@ -10,8 +10,8 @@ from cimc.ir.types import TensorType
 
 
 def macs(node: Node) -> int:
-    """Multiply-accumulates of one operation, nested graphs included once; 0 where it has none
-    or a size is not known."""
+    """Multiply-accumulates of one operation, nested graphs included once; 0 for operations
+    other than those of `_COUNT`, and where a size is not known."""
     count = _COUNT.get(node.op)
     own = count(node) if count is not None else 0
     return own + sum(graph_macs(g) for g in node.graphs())

@@ -66,9 +66,8 @@ class Feed:
         for name, value in self._values.items():
             buffer = machine.buffers[self._mems[name].name]
             stop = start + machine.samples
-            if isinstance(buffer, HostBuffer):
-                shared = name not in self._batched
-                buffer.values[:] = [value[0 if shared else i] for i in range(start, stop)]
+            if isinstance(buffer, HostBuffer):  # without a batch axis: shared by all samples
+                buffer.values[:] = [value[0]] * machine.samples
                 continue
             part = value[start:stop] if name in self._batched else value
             buffer.flat[...] = part.reshape(len(part), -1)
@@ -97,7 +96,7 @@ def _expected(mem: Mem) -> str:
 def _samples(mem: Mem, value: Any) -> tuple[Any, int | None]:
     """The value as [N, *shape] and N; N is None for a value that all samples share."""
     if mem.shape is None:
-        return _host_samples(mem, value)
+        return [value], None
     array = np.asarray(value)
     expected = container(mem.type)
     if array.dtype != expected and not (mem.type == "str" and array.dtype.kind == "U"):
@@ -126,17 +125,6 @@ def _split(mem: Mem, shape: tuple[int, ...], array: Array) -> tuple[Array, int |
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
-
-
-def _host_samples(mem: Mem, value: Any) -> tuple[Any, int | None]:
-    """Slices of size 1 along the batch axis; without one, the value as it is."""
-    if mem.batch is None:
-        return [value], None
-    array = np.asarray(value)
-    if array.ndim <= mem.batch:
-        raise Trap(f"has {array.ndim} axes, so no batch axis {mem.batch}")
-    count = array.shape[mem.batch]
-    return (np.split(array, count, axis=mem.batch) if count else []), count
 
 
 # -- outputs ---------------------------------------------------------------------------

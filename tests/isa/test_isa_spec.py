@@ -9,6 +9,10 @@ import pytest
 
 import cimc.isa
 from cimc.isa.check import check
+from cimc.isa.check.cells import MAX_RECTANGLES
+from cimc.isa.check.declarations import MAX_CELLS, MAX_ELEMENTS, MAX_SIDE
+from cimc.isa.check.operands import MAX_BANK
+from cimc.isa.check.rules import MAX_SHIFT
 from cimc.isa.printer import print_program
 from cimc.isa.settings import SETTINGS
 from cimc.isa.table import ROWS, Row
@@ -51,3 +55,11 @@ def test_each_setting_is_in_the_spec(directive: str) -> None:
     for setting in SETTINGS[directive]:
         default = "" if not setting.default else str(setting.default)
         assert f" {setting.name}={default}" in line.split("|")[1]
+
+
+def test_limits_are_those_of_the_checks() -> None:
+    assert f"`rows` and `cols` 1 … {MAX_SIDE}" in SPEC
+    assert f"`shl` 0 … {MAX_SHIFT}" in SPEC
+    powers = (MAX_CELLS, MAX_ELEMENTS, MAX_BANK, MAX_RECTANGLES)
+    limits = next(line for line in SPEC.splitlines() if line.startswith("- *Limits.*"))
+    assert [2 ** int(power) for power in re.findall(r"2\*\*(\d+)", limits)] == list(powers)
