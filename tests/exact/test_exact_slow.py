@@ -1,4 +1,4 @@
-"""A larger random search over whole networks, with other cases in each run."""
+"""A larger random search over whole networks; `--hypothesis-profile=explore` draws new ones."""
 
 import pytest
 from exact_check import check_case
