@@ -15,7 +15,6 @@ from cimc.isa.text import parse
 TESTS = Path(__file__).parent
 GRAPHS = [p for p in sorted(TESTS.glob("**/*.cimir")) if "# error:" not in p.read_text()]
 EXPECTED = sorted(TESTS.glob("**/*.expect"))
-PROGRAMS = sorted(TESTS.glob("**/*.cim"))
 MODELS = sorted(TESTS.parent.glob("examples/**/*.onnx"))
 
 
@@ -36,11 +35,6 @@ def test_graph(path: Path, tmp_path: Path) -> None:
     copy.write_text(text)
     assert _output("fmt", str(copy)) == text
     assert _output("opt", str(copy)) == text
-
-
-@pytest.mark.parametrize("path", PROGRAMS, ids=_name)
-def test_program(path: Path) -> None:
-    assert _output("fmt", str(path)) == path.read_text()
 
 
 @pytest.mark.parametrize("path", MODELS, ids=_name)
