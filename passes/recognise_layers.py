@@ -181,11 +181,6 @@ def _kernel(rw: Rewriter, weights: Value, levels: Array, elem: str) -> Value:
     return rw.const(name, levels, elem)
 
 
-def _undo(rw: Rewriter, acc: Value) -> None:
-    """Take back a layer that turned out not to fit; its constants go with the next clean-up."""
-    rw.graph.nodes.remove(rw.made.pop(acc))
-
-
 def _conv(rw: Rewriter, node: Node) -> str:
     """1. Conv(d(x), ±α) + b ⇒ d(cim.conv(x, w)) * α + b"""
     image, margin = _unpadded(rw, node.arg(0))
@@ -211,10 +206,7 @@ def _conv(rw: Rewriter, node: Node) -> str:
     kernel = _kernel(rw, node.arg(1), w.levels, w.elem)
     acc = rw.op("cim.conv", [x[0], kernel], f"{node.output.name}.acc", node, attrs,
                 node.output.tensor)  # fmt: skip
-    why = _emit(rw, node, acc, x[1], w.alpha, bias)
-    if why:
-        _undo(rw, acc)
-    return why
+    return _emit(rw, node, acc, x[1], w.alpha, bias)
 
 
 def _unpadded(rw: Rewriter, x: Value) -> tuple[Value, tuple[int, ...]]:
@@ -266,10 +258,7 @@ def _right(
         return "its input is a vector without a batch axis"
     acc = rw.op("cim.matmul", [x[0], kernel], f"{node.output.name}.acc", node, {},
                 node.output.tensor)  # fmt: skip
-    why = _emit(rw, node, acc, x[1] * scale, split.alpha, bias)
-    if why:
-        _undo(rw, acc)
-    return why
+    return _emit(rw, node, acc, x[1] * scale, split.alpha, bias)
 
 
 def _left(rw: Rewriter, node: Node, w: Array, b: Value, scale: float, bias: Value | None) -> str:

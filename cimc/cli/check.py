@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,23 +23,17 @@ from cimc.cli import options
     help="Random samples without --input.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the random samples.")
-@options.pipeline
-@options.shape
-@options.target
-@options.plugin
+@options.compiling
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     model: str,
     program: str | None,
     input_file: str | None,
     samples: int,
     seed: int,
-    pipeline: str | None,
-    shapes: tuple[str, ...],
-    target: str | None,
-    settings: tuple[str, ...],
-    plugins: tuple[str, ...],
+    **how: Any,
 ) -> None:
     """Run a program and its model on the same inputs and compare every output bit.
 
@@ -46,7 +42,7 @@ def command(
     line is `bit-exact: yes`, `no`, or `n/a` for float outputs that agree within rounding;
     the exit code is 1 for `no`.
     """
-    sizes, overrides = options.parse_shapes(shapes), options.parse_settings(settings)
+    compiling = options.Compiling.of(**how)
     from cimc import api, oracle
     from cimc.cli import arrays
     from cimc.errors import CompileError
@@ -55,22 +51,16 @@ def command(
         help = "first the model: cimc check MODEL [PROGRAM]"
         raise CompileError("is a .cim program, not a model", model, help)
     if program is not None:
-        if sizes or target or overrides or plugins:
+        if replace(compiling, pipeline=None):
             raise click.UsageError("a .cim program is compiled already: give its model alone")
         compiled = api.load(program)
-        if pipeline is not None and pipeline != compiled.program.pipeline:
+        if compiling.pipeline not in (None, compiled.program.pipeline):
             raise click.UsageError(
-                f"the program was compiled with -p {compiled.program.pipeline}, not {pipeline}"
+                f"the program was compiled with -p {compiled.program.pipeline}, "
+                f"not {compiling.pipeline}"
             )
     else:
-        compiled = api.compile(
-            model,
-            pipeline=pipeline or api.DEFAULT_PIPELINE,
-            target=target or api.DEFAULT_TARGET,
-            overrides=overrides,
-            shapes=sizes,
-            plugins=plugins,
-        )
+        compiled = compiling.compile(model)
     reference = oracle.open_oracle(model, compiled.program)
     inputs = arrays.ports(compiled.program)
     if input_file is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,43 +12,26 @@ from cimc.cli import options
 @click.command()
 @click.argument("model", type=click.Path(dir_okay=False))
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="Program.")
-@options.pipeline
-@options.shape
-@options.target
-@options.plugin
+@options.compiling
 @options.debug
 def command(
     model: str,
     output: str,
-    pipeline: str | None,
-    shapes: tuple[str, ...],
-    target: str | None,
-    settings: tuple[str, ...],
-    plugins: tuple[str, ...],
     dump_dir: str | None,
     check_each: bool,
     timings: bool,
+    **how: Any,
 ) -> None:
     """Compile an ONNX model (or .cimir graph) to a program.
 
     The default pipeline is `exact`: nothing is approximated, float layers run on the host.
     """
-    sizes, overrides = options.parse_shapes(shapes), options.parse_settings(settings)
-    from cimc import api
+    compiling = options.Compiling.of(**how)
     from cimc.cli.outputs import check_outputs
     from cimc.cli.summary import print_summary, print_timings
 
-    check_outputs([(output, ".cim")], [model, *plugins, target])
-    compiled = api.compile(
-        model,
-        pipeline=pipeline or api.DEFAULT_PIPELINE,
-        target=target or api.DEFAULT_TARGET,
-        overrides=overrides,
-        shapes=sizes,
-        plugins=plugins,
-        dump_dir=Path(dump_dir) if dump_dir else None,
-        check_each=check_each,
-    )
+    check_outputs([(output, ".cim")], [model, *compiling.sources])
+    compiled = compiling.compile(model, dump_dir=dump_dir, check_each=check_each)
     compiled.save(output)
     for note in compiled.notes:
         click.echo(note)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from cimc.cli import options
-
-if TYPE_CHECKING:
-    from cimc.api import Compiled
 
 
 @click.command(name="inspect")
@@ -29,50 +26,37 @@ if TYPE_CHECKING:
     metavar="OUT.json",
     help="Write everything shown, and each block of cells.",
 )
-@options.pipeline
-@options.shape
-@options.target
-@options.plugin
+@options.compiling
 def command(
     file: str,
     floorplan: str | None,
     json_file: str | None,
-    pipeline: str | None,
-    shapes: tuple[str, ...],
-    target: str | None,
-    settings: tuple[str, ...],
-    plugins: tuple[str, ...],
+    **how: Any,
 ) -> None:
     """Show the layers of a program, where they lie on the tiles, and what runs on the host
     and why.
 
     FILE is a .cim program, or a model, which is compiled first with the options given.
     """
-    sizes, overrides = options.parse_shapes(shapes), options.parse_settings(settings)
+    compiling = options.Compiling.of(**how)
     from cimc import api
     from cimc.cli.outputs import check_outputs
     from cimc.cost.floorplan import save
     from cimc.cost.layout import layout
     from cimc.cost.layout_report import print_host, print_layers, print_tiles
     from cimc.cost.report import make_console
+    from cimc.isa.printer import print_program
     from cimc.textfile import read_text, write_text
 
-    check_outputs([(floorplan, ".png"), (json_file, "")], [file, *plugins, target])
+    check_outputs([(floorplan, ".png"), (json_file, "")], [file, *compiling.sources])
     if Path(file).suffix == ".cim":
-        if pipeline or sizes or target or overrides or plugins:
+        if compiling:
             raise click.UsageError("a .cim program is compiled already: give its model instead")
         compiled = api.load(file)
         text = read_text(file)
     else:
-        compiled = api.compile(
-            file,
-            pipeline=pipeline or api.DEFAULT_PIPELINE,
-            target=target or api.DEFAULT_TARGET,
-            overrides=overrides,
-            shapes=sizes,
-            plugins=plugins,
-        )
-        text = _text(compiled)
+        compiled = compiling.compile(file)
+        text = print_program(compiled.program)
     plan = layout(compiled.program)
     console = make_console()
     size = _size(text)
@@ -92,12 +76,6 @@ def command(
         found = {"file": file, "pipeline": compiled.program.pipeline, "size": size}
         write_text(json_file, json.dumps(found | plan.to_json(), indent=2) + "\n")
         click.echo(f"json: {json_file}")
-
-
-def _text(compiled: Compiled) -> str:
-    from cimc.isa.printer import print_program
-
-    return print_program(compiled.program)
 
 
 def _size(text: str) -> dict[str, int]:

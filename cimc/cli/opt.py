@@ -14,10 +14,7 @@ from cimc.cli import options
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False), help="A .cimir or .onnx file; else stdout."
 )
-@options.pipeline
-@options.shape
-@options.target
-@options.plugin
+@options.compiling
 @options.debug
 def command(
     file: str,

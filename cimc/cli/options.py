@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from cimc.api import Compiled
 
 F = Callable[..., Any]
 
@@ -48,6 +53,7 @@ target = _together(
         help="Override a figure of the target, such as rows=128 or energy.sense=0.5.",
     ),
 )
+compiling = _together(pipeline, shape, target, plugin)
 costs = _together(
     click.option(
         "--target",
@@ -99,3 +105,45 @@ def parse_settings(texts: tuple[str, ...]) -> dict[str, str]:
             raise click.UsageError(f"--set {text}: write KEY=VALUE")
         settings[key.strip()] = value.strip()
     return settings
+
+
+@dataclass(frozen=True)
+class Compiling:
+    """How to compile a model: the values of the options `compiling`."""
+
+    pipeline: str | None
+    shapes: dict[str, tuple[int, ...]]
+    target: str | None
+    overrides: dict[str, str]
+    plugins: tuple[str, ...]
+
+    @classmethod
+    def of(cls, *, shapes: tuple[str, ...], settings: tuple[str, ...], **rest: Any) -> Compiling:
+        """From the texts of the options; click.UsageError as the parsers below."""
+        return cls(shapes=parse_shapes(shapes), overrides=parse_settings(settings), **rest)
+
+    def __bool__(self) -> bool:
+        """Whether any of them was given."""
+        return any((self.pipeline, self.shapes, self.target, self.overrides, self.plugins))
+
+    @property
+    def sources(self) -> list[str | None]:
+        """The files that they name."""
+        return [*self.plugins, self.target]
+
+    def compile(
+        self, model: str, *, dump_dir: str | None = None, check_each: bool = False
+    ) -> Compiled:
+        """The model compiled so; see `cimc.api.compile`."""
+        from cimc import api
+
+        return api.compile(
+            model,
+            pipeline=self.pipeline or api.DEFAULT_PIPELINE,
+            target=self.target or api.DEFAULT_TARGET,
+            overrides=self.overrides,
+            shapes=self.shapes,
+            plugins=self.plugins,
+            dump_dir=Path(dump_dir) if dump_dir else None,
+            check_each=check_each,
+        )
