@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from cimc.ir.graph import Graph, Node, Value
-from cimc.ir.ops import TABLE
+from cimc.ir.ops import TABLE, present
 from cimc.ir.types import Array, TensorType
 
 
@@ -39,7 +39,7 @@ class Rewriter:
     def op(
         self,
         op: str,
-        inputs: Sequence[Value],
+        inputs: Sequence[Value | None],
         name: str,
         before: Node,
         attrs: dict[str, Any] | None = None,
@@ -51,14 +51,15 @@ class Rewriter:
         attrs = attrs or {}
         if op in TABLE:
             row = TABLE[op]
-            (found,) = row.types([v.tensor for v in inputs], row.full_attrs(attrs))
+            types = [None if v is None else v.tensor for v in inputs]
+            (found,) = row.types(present(types), row.full_attrs(attrs))
             assert isinstance(found, TensorType)
             type_ = found if type_ is None else TensorType(found.elem, type_.shape)
         assert type_ is not None
         result = Value(self.fresh(name), type_)
         node = Node(op, list(inputs), [result], attrs, source=before.source)
         self.graph.nodes.insert(self.graph.nodes.index(before), node)
-        for value in dict.fromkeys(inputs):
+        for value in dict.fromkeys(v for v in inputs if v is not None):
             self._users.setdefault(value, []).append(node)
         self.made[result] = node
         self.changed = True
@@ -97,8 +98,8 @@ class Rewriter:
             if node.op not in TABLE:
                 continue
             row = TABLE[node.op]
-            types = [v.tensor for v in node.inputs if v is not None]
-            (found,) = row.types(types, row.full_attrs(dict(node.attrs)))
+            types = [None if v is None else v.tensor for v in node.inputs]
+            (found,) = row.types(present(types), row.full_attrs(dict(node.attrs)))
             assert isinstance(found, TensorType)
             node.output.type = TensorType(found.elem, node.output.tensor.shape)
 

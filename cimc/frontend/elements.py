@@ -53,6 +53,14 @@ def code_of(elem: str) -> int:
     return _ONNX[f"{dtype.kind}{dtype.itemsize * 8}"]
 
 
+def carrier(elem: str) -> int:
+    """The type in which results of native operations travel: 4-bit integers in bytes, for which
+    every operator set has operations."""
+    if elem[0] in "ui" and elem[1:] in ("2", "4"):
+        return _ONNX[f"{elem[0]}8"]
+    return code_of(elem)
+
+
 def unpack(array: Array, elem: str) -> Array:
     """An array from ONNX in the container of its element type."""
     dtype = container(elem)

@@ -16,7 +16,7 @@ from cimc.frontend import qonnx
 from cimc.frontend.export import to_onnx
 from cimc.frontend.session import call, open_session
 from cimc.ir.graph import Graph, Node, Value
-from cimc.ir.ops import HOST, TABLE
+from cimc.ir.ops import HOST, TABLE, present
 from cimc.ir.types import Array, TensorType, container, is_float
 
 Env = dict[Value, Array]
@@ -91,7 +91,7 @@ def _native_step(node: Node) -> Step:
     types = [v.tensor for v in node.outputs]
 
     def step(env: Env) -> None:
-        args = [env[v] for v in node.inputs if v is not None]
+        args = present([None if v is None else env[v] for v in node.inputs])
         for value, array in zip(node.outputs, row.evaluate(args, attrs, types)):
             env[value] = np.asarray(array)
 

@@ -2,8 +2,8 @@
 
 One function an operation, by the name of its row in `cimc.ir.ops`. Values of `bip`, `tern`
 and odd integer widths travel in their container type (INT8, …). Arithmetic is in DOUBLE
-(exact for 32-bit integers; its kernels exist in every operator set), products in FLOAT
-(exact below 2**24, which `recognise-layers` proves for each layer).
+(exact for 32-bit integers; its kernels exist in every operator set). Layers, requantisation
+and the like are in `expand_integers.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from cimc.frontend.elements import code_of
+from cimc.frontend import expand_integers
+from cimc.frontend.elements import carrier
 from cimc.frontend.emitter import Emitter
 from cimc.ir.graph import Node
 from cimc.ir.ops import TABLE
@@ -24,7 +25,7 @@ F32, F64 = TensorProto.FLOAT, TensorProto.DOUBLE
 
 
 def _sign(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
-    code = code_of(node.output.elem)
+    code = carrier(node.output.elem)
     x = e.cast(ins[0], F64)
     zero = e.const(np.float64(0.0))
     if attrs["zero"] == 0:
@@ -34,32 +35,6 @@ def _sign(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: st
         return
     positive = e.node("Greater", x, zero) if attrs["zero"] < 0 else e.at_least(x, zero)
     e.cast(e.where(positive, 1.0, 0.0 if attrs["to"] == "u1" else -1.0, F64), code, out)
-
-
-def _conv(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
-    rank = len(node.arg(1).tensor.shape or ()) - 2
-    strides, pads, dilations = window(attrs, rank)
-    x, w = (e.cast(i, F32) for i in ins)
-    if rank == 0:  # ONNX has no convolution without spatial axes
-        axes = e.const([2], np.int64)
-        x, w = _unsqueeze(e, x, axes), _unsqueeze(e, w, axes)
-        y = e.node("Conv", x, w, group=attrs["group"])
-        shape = e.const([0, -1], np.int64)
-        e.cast(e.node("Reshape", y, shape), code_of("i32"), out)
-        return
-    y = e.node("Conv", x, w, strides=strides, pads=pads, dilations=dilations, group=attrs["group"])
-    e.cast(y, code_of("i32"), out)
-
-
-def _unsqueeze(e: Emitter, x: str, axes: str) -> str:
-    if e.opset >= 13:
-        return e.node("Unsqueeze", x, axes)
-    return e.node("Unsqueeze", x, axes=[2])
-
-
-def _matmul(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
-    x, w = (e.cast(i, F32) for i in ins)
-    e.cast(e.node("MatMul", x, w), code_of("i32"), out)
 
 
 def _threshold(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
@@ -86,7 +61,7 @@ def _threshold(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], ou
         level = e.node("Mul", level, e.const(flip))
         if to[0] == "u":
             level = e.node("Add", level, e.const(np.where(flip < 0, top, 0.0)))
-    e.cast(level, code_of(to), out)
+    e.cast(level, carrier(to), out)
 
 
 def _max_pool(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
@@ -94,25 +69,29 @@ def _max_pool(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out
     optional: dict[str, Any] = {"dilations": dilations} if e.opset >= 10 else {}
     x = e.cast(ins[0], F64)
     y = e.node("MaxPool", x, kernel_shape=attrs["kernel"], strides=strides, pads=pads, **optional)
-    e.cast(y, code_of(node.output.elem), out)
+    e.cast(y, carrier(node.output.elem), out)
 
 
 def _add(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
-    x, y = (e.cast(i, code_of("i32")) for i in ins)
+    x, y = (e.cast(i, carrier("i32")) for i in ins)
     e.node("Add", x, y, out=out)
 
 
 def _relu(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
     x = e.cast(ins[0], F64)
     above = e.cast(e.node("Greater", x, e.const(np.float64(0.0))), F64)
-    e.cast(e.node("Mul", x, above), code_of(node.output.elem), out)
+    e.cast(e.node("Mul", x, above), carrier(node.output.elem), out)
 
 
 def _dequant(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
+    x = ins[0]
+    if attrs["zero"]:
+        zero = e.const(np.asarray(attrs["zero"], np.float64))
+        x = e.node("Sub", e.cast(x, F64), zero)
     if attrs["scale"] == 1.0:
-        e.cast(ins[0], F32, out)
+        e.cast(x, F32, out)
         return
-    e.node("Mul", e.cast(ins[0], F32), e.const(np.asarray(attrs["scale"], np.float32)), out=out)
+    e.node("Mul", e.cast(x, F32), e.const(np.asarray(attrs["scale"], np.float32)), out=out)
 
 
 def _reshape(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
@@ -123,15 +102,24 @@ def _transpose(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], ou
     e.node("Transpose", ins[0], out=out, perm=attrs["perm"])
 
 
+def _concat(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
+    e.node("Concat", *ins, out=out, axis=attrs["axis"])
+
+
 _EXPAND: dict[str, Callable[[Emitter, Node, dict[str, Any], list[str], str], None]] = {
     "cim.sign": _sign,
-    "cim.conv": _conv,
-    "cim.matmul": _matmul,
+    "cim.conv": expand_integers.conv,
+    "cim.matmul": expand_integers.matmul,
     "cim.threshold": _threshold,
     "cim.max_pool": _max_pool,
     "cim.add": _add,
     "cim.relu": _relu,
     "cim.dequant": _dequant,
+    "cim.requant": expand_integers.requant,
+    "cim.lut": expand_integers.lut,
+    "cim.sum_pool": expand_integers.sum_pool,
+    "cim.qadd": expand_integers.qadd,
+    "cim.concat": _concat,
     "cim.reshape": _reshape,
     "cim.transpose": _transpose,
 }

@@ -46,13 +46,15 @@ class OpDef:
 
     types:    (operand types, attributes) -> result types; raises `rules.Misfit`.
     evaluate: (operand arrays, attributes, result types) -> result arrays.
+
+    Both get one entry an operand, None for a missing one, up to the last that is there.
     """
 
     name: str
     operands: tuple[Operand, ...]
     attrs: tuple[AttrDef, ...]
-    types: Callable[[Sequence[TensorType], dict[str, Any]], list[Type]]
-    evaluate: Callable[[Sequence[Array], dict[str, Any], Sequence[TensorType]], list[Array]]
+    types: Callable[[Sequence[Any], dict[str, Any]], list[Type]]
+    evaluate: Callable[[Sequence[Any], dict[str, Any], Sequence[TensorType]], list[Array]]
     summary: str
     example: str
 
@@ -61,6 +63,11 @@ class OpDef:
         return {a.name: attrs.get(a.name, a.default) for a in self.attrs}
 
 
+_ZEROS = (
+    Operand("zx", optional=True),
+    Operand("zw", const=True, optional=True),
+    Operand("b", const=True, optional=True),
+)
 _WINDOW = (
     AttrDef("strides", "ints", ()),
     AttrDef("pads", "ints", ()),
@@ -80,20 +87,23 @@ ROWS: tuple[OpDef, ...] = (
     ),
     OpDef(
         "cim.conv",
-        (Operand("x"), Operand("w", const=True)),
-        (*_WINDOW, AttrDef("group", "int", 1)),
+        (Operand("x"), Operand("w", const=True), *_ZEROS),
+        (*_WINDOW, AttrDef("group", "int", 1), AttrDef("up", "ints", ())),
         rules.conv,
         meaning.conv,
-        "integer convolution; padded taps count 0",
+        "integer convolution, sum of (x - zx) * (w - zw), + b; zx[1] may be known at run time "
+        "only, zw is [1] or [C], b [C]; padded taps count 0; `up` spreads x, up - 1 taps that "
+        "count 0 between its elements",
         "%y = cim.conv(%x, %w) pads=[1,1,1,1]: i32[1,32,14,14]",
     ),
     OpDef(
         "cim.matmul",
-        (Operand("x"), Operand("w", const=True)),
+        (Operand("x"), Operand("w", const=True), *_ZEROS),
         (),
         rules.matmul,
         meaning.matmul,
-        "integer product of the last axis of x with the first of w[K,N]",
+        "integer product of the last axis of x with the first of w[K,N], with zx, zw and b as "
+        "in cim.conv",
         "%y = cim.matmul(%x, %w): i32[1,10]",
     ),
     OpDef(
@@ -136,11 +146,65 @@ ROWS: tuple[OpDef, ...] = (
     OpDef(
         "cim.dequant",
         (Operand("x"),),
-        (AttrDef("scale", "float", 1.0),),
+        (AttrDef("scale", "float", 1.0), AttrDef("zero", "int", 0)),
         rules.dequant,
         meaning.dequant,
-        "f32(x) * f32(scale), rounded once each: the float that the integer stands for",
+        "f32(x - zero) * f32(scale), rounded once each: the float that the integer stands for",
         "%y = cim.dequant(%x) scale=0.5: f32[1,10]",
+    ),
+    OpDef(
+        "cim.requant",
+        (Operand("x"), Operand("scale", "num", const=True)),
+        (AttrDef("zero", "int", 0), AttrDef("axis", "int", 1), AttrDef("to", "str", "u8")),
+        rules.requant,
+        meaning.requant,
+        "f32(x) * scale[1] or scale[C], clamped to the range of `to` less zero, rounded half to "
+        "even, + zero; all in float32",
+        "%y = cim.requant(%x, %s) zero=128: u8[1,32,7,7]",
+    ),
+    OpDef(
+        "cim.lut",
+        (Operand("x"), Operand("table", "num", const=True)),
+        (),
+        rules.lut,
+        meaning.lut,
+        "table[x - lowest value of x's type]: any map of few integers",
+        "%y = cim.lut(%x, %t): u8[1,32,7,7]",
+    ),
+    OpDef(
+        "cim.sum_pool",
+        (Operand("x"),),
+        (AttrDef("kernel", "ints"), *_WINDOW, AttrDef("zero", "int", 0)),
+        rules.sum_pool,
+        meaning.sum_pool,
+        "sum of x - zero over each window; padded taps count 0",
+        "%y = cim.sum_pool(%x) kernel=[7,7] zero=128: i32[1,32,1,1]",
+    ),
+    OpDef(
+        "cim.qadd",
+        (Operand("x"), Operand("y")),
+        (
+            *(AttrDef(f"{x}_scale", "float") for x in "xy"),
+            AttrDef("scale", "float"),
+            *(AttrDef(f"{x}_zero", "int", 0) for x in "xy"),
+            AttrDef("zero", "int", 0),
+            AttrDef("fused", "int", 0, (0, 1)),
+            AttrDef("to", "str", "u8"),
+        ),
+        rules.qadd,
+        meaning.qadd,
+        "(x - x_zero) * x_scale + (y - y_zero) * y_scale, / scale, rounded half to even, + zero, "
+        "saturated; float32 steps as written, or with fused=1 those of QLinearAdd",
+        "%z = cim.qadd(%x, %y) x_scale=0.5 y_scale=0.25 scale=0.5 zero=3: u8[1,32,7,7]",
+    ),
+    OpDef(
+        "cim.concat",
+        (Operand("x"), Operand("y")),
+        (AttrDef("axis", "int", 1),),
+        rules.concat,
+        meaning.concat,
+        "two tensors of one type, one behind the other along an axis",
+        "%z = cim.concat(%x, %y): u8[1,64,7,7]",
     ),
     OpDef(
         "cim.reshape",
@@ -161,6 +225,13 @@ ROWS: tuple[OpDef, ...] = (
         "%y = cim.transpose(%x) perm=[0,2,1]: bip[1,49,16]",
     ),
 )
+
+
+def present(operands: Sequence[Any]) -> list[Any]:
+    """What a row's functions get of the operands: up to the last that is there."""
+    there = [i for i, operand in enumerate(operands) if operand is not None]
+    return list(operands[: there[-1] + 1]) if there else []
+
 
 TABLE: dict[str, OpDef] = {row.name: row for row in ROWS}
 

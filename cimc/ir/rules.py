@@ -61,7 +61,7 @@ def sign(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
 
 
 def conv(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
-    x, w = (_shape(t) for t in types)
+    x, w = (_shape(t) for t in types[:2])
     if len(x) < 2 or len(w) != len(x):
         raise Misfit(f"x {types[0]} and w {types[1]} must have one rank of at least 2")
     group = attrs["group"]
@@ -70,15 +70,38 @@ def conv(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
         raise Misfit(f"group={group} must divide the {w[0]} kernels of {types[1]}")
     if isinstance(x[1], int) and x[1] != kernel[1] * group:
         raise Misfit(f"x has {x[1]} channels, w needs {kernel[1]} in each of {group} groups")
-    return [TensorType("i32", (x[0], kernel[0], *_slide(x[2:], kernel[2:], attrs)))]
+    _zeros(types, kernel[0])
+    up = attrs["up"] or (1,) * (len(x) - 2)
+    if len(up) != len(x) - 2 or min(up, default=1) < 1:
+        raise Misfit(f"up={list(up)} must have a factor of at least 1 for each spatial axis")
+    return [TensorType("i32", (x[0], kernel[0], *_slide(spread(x[2:], up), kernel[2:], attrs)))]
+
+
+def spread(sizes: Sequence[Dim], up: Sequence[int]) -> list[Dim]:
+    """Sizes with up - 1 gaps between the elements of each axis."""
+    return [
+        (size - 1) * k + 1 if isinstance(size, int) and size else size if k == 1 else "?"
+        for size, k in zip(sizes, up)
+    ]
+
+
+def _zeros(types: Sequence[TensorType | None], channels: Dim) -> None:
+    """Zero points and bias of a layer: zx[1], zw[1] or [C], b[C]."""
+    named = zip(("zx", "zw", "b"), types[2:])
+    for name, type_ in named:
+        allowed = {"zx": (1,), "zw": (1, channels), "b": (channels,)}[name]
+        if type_ is not None and (len(_shape(type_)) != 1 or _shape(type_)[0] not in allowed):
+            sizes = " or ".join(f"[{size}]" for size in allowed)
+            raise Misfit(f"{name} must have the shape {sizes}, not {type_}")
 
 
 def matmul(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
-    x, w = (_shape(t) for t in types)
+    x, w = (_shape(t) for t in types[:2])
     if not x or len(w) != 2:
         raise Misfit(f"x {types[0]} needs an axis to sum over, w {types[1]} the shape [K,N]")
     if isinstance(x[-1], int) and x[-1] != w[0]:
         raise Misfit(f"the last axis of x {types[0]} must be the first of w {types[1]}")
+    _zeros(types, w[1])
     return [TensorType("i32", (*x[:-1], w[1]))]
 
 
@@ -123,6 +146,61 @@ def relu(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
     if types[0].elem == "bip":
         return [types[0].with_elem("u1")]  # bip has no zero
     return [types[0]]
+
+
+def requant(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
+    x, scale = _shape(types[0]), _shape(types[1])
+    axis, zero = attrs["axis"], attrs["zero"]
+    if types[1].elem != "f32" or len(scale) != 1:
+        raise Misfit(f"scale must be f32[1] or f32[C], not {types[1]}")
+    if scale[0] != 1 and not 0 <= axis < len(x):
+        raise Misfit(f"axis={axis} is not an axis of {types[0]}")
+    if scale[0] != 1 and isinstance(x[axis], int) and scale[0] != x[axis]:
+        raise Misfit(f"scale must be f32[1] or f32[{x[axis]}] for axis={axis}, not {types[1]}")
+    return [types[0].with_elem(_quantised(attrs["to"], zero))]
+
+
+def _quantised(to: str, zero: int) -> str:
+    if not is_elem(to) or to[0] not in "ui" or planes(to) > 8:
+        raise Misfit(f'to="{to}" must be an integer type of at most 8 bits')
+    low, high = int_range(to)
+    if not low <= zero <= high:
+        raise Misfit(f"zero={zero} is not a value of {to}, which holds {low} … {high}")
+    return to
+
+
+def lut(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
+    if types[0].elem in ("bip", "tern"):
+        raise Misfit(f"{types[0]} has too few levels for a table")
+    size = 2 ** input_planes(types[0].elem)
+    if _shape(types[1]) != (size,):
+        raise Misfit(f"the table for {types[0].elem} must have {size} elements, not {types[1]}")
+    return [types[0].with_elem(types[1].elem)]
+
+
+def sum_pool(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
+    x = _shape(types[0])
+    return [TensorType("i32", (*x[:2], *_slide(x[2:], attrs["kernel"], attrs)))]
+
+
+def qadd(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
+    if not compatible(types[0].with_elem("i32"), types[1].with_elem("i32")):
+        raise Misfit(f"shapes differ: {types[0]} and {types[1]}")
+    return [types[0].with_elem(_quantised(attrs["to"], attrs["zero"]))]
+
+
+def concat(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
+    x, y, axis = _shape(types[0]), _shape(types[1]), attrs["axis"]
+    if types[0].elem != types[1].elem:
+        raise Misfit(f"element types differ: {types[0]} and {types[1]}")
+    if not 0 <= axis < len(x):
+        raise Misfit(f"axis={axis} is not an axis of {types[0]}")
+    rest = [TensorType(t.elem, (*s[:axis], *s[axis + 1 :])) for t, s in zip(types, (x, y))]
+    if len(x) != len(y) or not compatible(*rest):
+        raise Misfit(f"shapes differ beside axis {axis}: {types[0]} and {types[1]}")
+    a, b = x[axis], y[axis]
+    size = a + b if isinstance(a, int) and isinstance(b, int) else "?"
+    return [TensorType(types[0].elem, (*x[:axis], size, *x[axis + 1 :]))]
 
 
 def dequant(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:

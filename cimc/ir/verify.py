@@ -15,7 +15,7 @@ from cimc.ir import literals
 from cimc.ir.form import form_problems, place_of, problem
 from cimc.ir.graph import Graph, Node, Place, Value
 from cimc.ir.kernels import kernel_shape
-from cimc.ir.ops import HOST, TABLE, OpDef
+from cimc.ir.ops import HOST, TABLE, OpDef, present
 from cimc.ir.rules import Misfit, compatible
 from cimc.ir.types import (
     AnyType,
@@ -158,9 +158,10 @@ class _Checker:
     def _native(self, node: Node, row: OpDef) -> None:
         """Operand kinds, the type rule, and the stated result types."""
         before = len(self.errors)
-        types: list[TensorType] = []
+        types: list[TensorType | None] = []
         for operand, value in zip(row.operands, node.inputs, strict=False):
             if value is None:
+                types.append(None)
                 continue
             name = f"operand {operand.name} of {node.op}, %{value.name},"
             if not isinstance(value.type, TensorType) or not _fits(value.type.elem, operand.kind):
@@ -174,7 +175,7 @@ class _Checker:
         if len(self.errors) > before:
             return
         try:
-            results = row.types(types, row.full_attrs(node.attrs))
+            results = row.types(present(types), row.full_attrs(node.attrs))
         except Misfit as misfit:
             self.errors.append(problem(node, f"{node.op}: {misfit}"))
             return

@@ -43,10 +43,14 @@ def array(rng: np.random.Generator, elem: str, shape: tuple[int, ...]) -> Any:
 
 
 def check(
-    op: str, args: list[tuple[str, Any]], attrs: dict[str, Any], opset: int, consts: int = 0
+    op: str,
+    args: list[tuple[str, Any]],
+    attrs: dict[str, Any],
+    opset: int,
+    consts: int | list[int] = 0,
 ) -> None:
     """The ONNX form in onnxruntime equals the meaning in numpy. args: element type and array;
-    the last `consts` are constants."""
+    the last `consts` are constants, or those that it lists."""
     row = TABLE[op]
     types = [TensorType(e, a.shape) for e, a in args]
     full = row.full_attrs(attrs)
@@ -57,8 +61,9 @@ def check(
     assert isinstance(result, TensorType)
     (expected,) = row.evaluate([a for _, a in args], full, [result])
     values = [Value(f"x{i}", t) for i, t in enumerate(types)]
-    for value, (_, a) in list(zip(values, args))[len(args) - consts :]:
-        value.const = a
+    listed = range(len(args) - consts, len(args)) if isinstance(consts, int) else consts
+    for index in listed:
+        values[index].const = args[index][1]
     dynamic = [v for v in values if v.const is None]
     out = Value("y", result)
     graph = Graph("g", dynamic, [out], [Node(op, list(values), [out], attrs)],
@@ -110,6 +115,97 @@ def test_matmul(opset: int, seed: int, lead: list[int], elem: str) -> None:
     check("cim.matmul", [(elem, x), ("tern", w)], {}, opset, consts=1)
 
 
+def zeros(rng: Any, elem: str, channels: int, shape: Any) -> list[tuple[str, Any]]:
+    """zx[1], zw[1] or [C], b[C] for an input of type `elem`."""
+    return [
+        (elem, array(rng, elem, (1,))),
+        ("i8", array(rng, "i8", (channels if shape else 1,))),
+        ("i32", rng.integers(-(2**20), 2**20, channels).astype(np.int32)),
+    ]
+
+
+@CASES
+@given(st.data(), seeds, st.sampled_from(["u8", "i8", "u5"]), st.sampled_from(["i8", "i3", "u8"]))
+def test_conv_zero_points(data: Any, seed: int, elem: str, weights: str) -> None:
+    rng = np.random.default_rng(seed)
+    rank, group = data.draw(st.integers(0, 2)), data.draw(st.sampled_from([1, 2]))
+    per = data.draw(st.sampled_from([1, 80]))  # few channels: float32; many: the integer kernels
+    x = array(rng, elem, (1, per * group, *(int(n) for n in rng.integers(4, 6, rank))))
+    w = array(rng, weights, (2 * group, per, *(int(n) for n in rng.integers(1, 4, rank))))
+    up = data.draw(st.tuples(*[st.integers(1, 3)] * rank))
+    attrs = {"group": group, "up": up, **data.draw(windows(rank))}
+    args = [(elem, x), (weights, w), *zeros(rng, elem, 2 * group, data.draw(st.booleans()))]
+    check("cim.conv", args, attrs, 13, consts=[1, 3, 4])
+
+
+@CASES
+@given(st.data(), seeds, st.sampled_from(["u8", "i8", "u5"]), st.sampled_from(["i8", "i3", "u8"]))
+def test_matmul_zero_points(data: Any, seed: int, elem: str, weights: str) -> None:
+    rng = np.random.default_rng(seed)
+    terms = data.draw(st.sampled_from([5, 700]))
+    x, w = array(rng, elem, (2, 3, terms)), array(rng, weights, (terms, 4))
+    args = [(elem, x), (weights, w), *zeros(rng, elem, 4, data.draw(st.booleans()))]
+    check("cim.matmul", args, {}, 13, consts=[1, 3, 4])
+
+
+small_to = st.sampled_from(["u8", "i8", "u5", "i3"])
+
+
+@CASES
+@given(st.data(), st.sampled_from([10, 11, 13]), seeds, shapes, small_to)
+def test_requant(data: Any, opset: int, seed: int, shape: Any, to: str) -> None:
+    rng = np.random.default_rng(seed)
+    axis = data.draw(st.integers(0, len(shape) - 1))
+    x = rng.integers(-(2**20), 2**20, shape).astype(np.int32)
+    x.ravel()[: x.size // 2] = rng.integers(-200, 200, x.size // 2)  # many of them exact halves
+    scale = rng.choice([0.5, 0.25, 0.013, 1e-5], shape[axis]).astype(np.float32)
+    low, high = int_range(to)
+    attrs = {"axis": axis, "to": to, "zero": int(rng.integers(low, high + 1))}
+    check("cim.requant", [("i32", x), ("f32", scale)], attrs, opset, consts=1)
+
+
+@CASES
+@given(opsets, seeds, shapes, small_to, small_to)
+def test_lut(opset: int, seed: int, shape: Any, elem: str, to: str) -> None:
+    rng = np.random.default_rng(seed)
+    table = array(rng, to, (2 ** int(elem[1:]),))
+    check("cim.lut", [(elem, array(rng, elem, shape)), (to, table)], {}, opset, consts=1)
+
+
+@CASES
+@given(st.data(), opsets, seeds, small_to)
+def test_sum_pool(data: Any, opset: int, seed: int, elem: str) -> None:
+    rng = np.random.default_rng(seed)
+    rank = data.draw(st.integers(1, 2))
+    attrs = data.draw(windows(rank))
+    kernel = tuple(int(n) for n in rng.integers(1, 4, rank))
+    x = array(rng, elem, (1, 3, *(int(n) for n in rng.integers(5, 8, rank))))
+    check("cim.sum_pool", [(elem, x)], {"kernel": kernel, "zero": 3, **attrs}, opset)
+
+
+@CASES
+@given(st.data(), st.sampled_from([10, 13]), seeds, shapes, small_to, st.sampled_from([0, 1]))
+def test_qadd(data: Any, opset: int, seed: int, shape: Any, to: str, fused: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = array(rng, "u8", shape), array(rng, "i8", shape)
+    low, high = int_range(to)
+    attrs = {
+        **{k: float(np.float32(rng.uniform(0.01, 1))) for k in ("x_scale", "y_scale", "scale")},
+        "x_zero": 7, "y_zero": -3, "zero": int(rng.integers(low, high + 1)),
+        "fused": fused, "to": to,
+    }  # fmt: skip
+    check("cim.qadd", [("u8", x), ("i8", y)], attrs, opset)
+
+
+@CASES
+@given(st.data(), opsets, seeds, shapes, elems)
+def test_concat(data: Any, opset: int, seed: int, shape: Any, elem: str) -> None:
+    rng = np.random.default_rng(seed)
+    axis = data.draw(st.integers(0, len(shape) - 1))
+    args = [(elem, array(rng, elem, shape)), (elem, array(rng, elem, shape))]
+    check("cim.concat", args, {"axis": axis}, opset)
+
+
 @CASES
 @given(st.data(), opsets, seeds, shapes, elems, st.booleans())
 def test_threshold(data: Any, opset: int, seed: int, shape: Any, elem: str, flip: bool) -> None:
@@ -158,7 +254,7 @@ def test_relu(opset: int, seed: int, shape: Any, elem: str) -> None:
 @given(opsets, seeds, shapes, elems, st.sampled_from([1.0, 0.5, -0.3, 0.1, 1e-30]))
 def test_dequant(opset: int, seed: int, shape: Any, elem: str, scale: float) -> None:
     x = array(np.random.default_rng(seed), elem, shape)
-    check("cim.dequant", [(elem, x)], {"scale": scale}, opset)
+    check("cim.dequant", [(elem, x)], {"scale": scale, "zero": seed % 3}, opset)
 
 
 @CASES

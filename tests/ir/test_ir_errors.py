@@ -52,7 +52,7 @@ STATEMENTS = [
     # operations
     ("%y = cim.cnv(%x): i32[1]", "2:8 cim.cnv", "there is no operation cim.cnv"),
     ("%y = cim.relu(%x, %x): i32[1]", "2:8 cim.relu", "takes 1 operand (x), not 2"),
-    ("%y = cim.conv(%x): i32[1]", "2:8 cim.conv", "takes 2 operands (x, w), not 1"),
+    ("%y = cim.conv(%x): i32[1]", "2:8 cim.conv", "takes 2 to 5 operands (x, w, zx, zw, b), not 1"),
     ("%y = cim.threshold(): i32[1]", "2:8 cim.threshold", "2 to 3 operands (x, th, flip), not 0"),
     ("%y = cim.add(%x, _): i32[1]", "2:8 cim.add", "operand y of cim.add can't be missing"),
     ("%y = cim.relu(%x): i32[1], i8[1]", "2:3 %y", "1 results but 2 types"),
