@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from cimc.driver.bounds import bounds
 from cimc.driver.levels import encoding, levels
 from cimc.driver.rewrite import power_of_two, scalar
 from cimc.driver.robust import signs_agree
-from cimc.frontend.evaluate import Evaluator, outline
+from cimc.driver.stored import held
 from cimc.frontend.windows import window_attrs
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.rules import Misfit, input_planes
@@ -73,32 +73,8 @@ def _encoded(rw: Rewriter, value: Value | None, node: Node) -> tuple[Value, floa
     return rw.op("cim.sign", [value], f"{value.name}.bits", node, attrs), scale
 
 
-# What lies between stored weights and their use; the clean-up leaves quantisers in place.
-_STORED = (
-    "onnx.QuantizeLinear", "onnx.DequantizeLinear", "onnx.Cast", "onnx.Mul", "onnx.Div",
-    "onnx.Transpose", "onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze", "onnx.Flatten",
-    "cim.sign", "cim.dequant", "cim.transpose", "cim.reshape",
-)  # fmt: skip
-
-
-def _held(rw: Rewriter, value: Value) -> Array | None:
-    """A constant, or what quantisers make of constants, computed as it would be at run time."""
-    if value.const is not None:
-        return value.const
-    nodes: set[Node] = set()
-    pending = [value]
-    while pending:
-        node = rw.producer(pending.pop())
-        if node is None or (node.op not in _STORED and node.domain != "qonnx"):
-            return None
-        nodes.add(node)
-        pending += [v for v in node.inputs if v is not None and v.const is None]
-    part = outline(rw.graph, sorted(nodes, key=rw.graph.nodes.index))
-    return next(iter(Evaluator(replace(part, outputs=[value]))({}).values()))
-
-
 def _weights(rw: Rewriter, value: Value, axis: int) -> _Weights | str:
-    w = _held(rw, value)
+    w = held(rw, value)
     if w is None:
         return "its weights are not constant"
     if value.elem != "f32":
@@ -229,7 +205,7 @@ def _unpadded(rw: Rewriter, x: Value) -> tuple[Value, tuple[int, ...]]:
 def _matmul(rw: Rewriter, node: Node) -> str:
     """2. MatMul(d(x), ±α) ⇒ d(cim.matmul(x, w)) * α;  3. MatMul(±α, d(x)) ⇒ a 1-D cim.conv"""
     a, b = node.arg(0), node.arg(1)
-    left, w = _held(rw, a), _held(rw, b)
+    left, w = held(rw, a), held(rw, b)
     if left is not None:
         return _left(rw, node, left, b, 1.0, None)
     while w is not None and len(a.tensor.shape or ()) >= w.ndim > 2 and w.shape[0] == 1:
@@ -300,7 +276,7 @@ def _gemm(rw: Rewriter, node: Node) -> str:
         scaled = np.asarray(np.float32(beta) * bias.const.astype(np.float32))  # type: ignore[union-attr]
         bias = rw.const(f"{node.output.name}.c", scaled, "f32")
     a, b = node.arg(0), node.arg(1)
-    left, w = _held(rw, a), _held(rw, b)
+    left, w = held(rw, a), held(rw, b)
     if left is not None:
         w = left.T if node.attrs.get("transA", 0) else left
         return _left(rw, node, w, _turned(rw, node, b, "transB"), alpha, bias)
@@ -353,7 +329,7 @@ class RecogniseLayers(Pass):
                 why = _RULES[node.op](rw, node)
             except Misfit as misfit:  # onnxruntime decides whether the model is one
                 why = str(misfit)
-            if why and why != node.why:
+            if why and node.why is None:
                 node.why = why
                 rw.changed = True
         graph.remove_dead()
