@@ -25,6 +25,7 @@ class Emitter:
         self.initialisers: list[TensorProto] = []
         self.names = names
         self.sources: set[str | None] = set()
+        self.packed: set[str] = set()  # values in one of ONNX's 4-bit types
 
     def fresh(self, stem: str) -> str:
         return self.names.fresh(f"_{stem}")

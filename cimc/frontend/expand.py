@@ -115,6 +115,7 @@ _EXPAND: dict[str, Callable[[Emitter, Node, dict[str, Any], list[str], str], Non
     "cim.add": _add,
     "cim.relu": _relu,
     "cim.dequant": _dequant,
+    "cim.quantize": expand_integers.quantize,
     "cim.requant": expand_integers.requant,
     "cim.lut": expand_integers.lut,
     "cim.sum_pool": expand_integers.sum_pool,

@@ -14,7 +14,7 @@ from onnx import TensorProto
 from cimc.frontend.elements import carrier
 from cimc.frontend.emitter import Emitter
 from cimc.ir.graph import Node, Value
-from cimc.ir.rules import window
+from cimc.ir.rules import quantised_limits, window
 from cimc.ir.types import Array, int_range
 
 F32, F64, I32, U8 = (
@@ -188,6 +188,33 @@ def _spread(e: Emitter, x: str, up: tuple[int, ...], fill: str) -> str:
 # -- between layers --------------------------------------------------------------------
 
 
+def quantize(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
+    """The steps of QONNX's Quant, then a cast."""
+    low, high = quantised_limits(attrs["to"], attrs["narrow"])
+    x = e.node("Div", e.cast(ins[0], F32), e.const(np.asarray(attrs["scale"], np.float32)))
+    x = e.node("Add", x, e.const(np.asarray(attrs["zero"], np.float32)))
+    x = e.node("Min", x, e.const(np.asarray(high, np.float32)))
+    x = e.node("Max", x, e.const(np.asarray(low, np.float32)))
+    mode = attrs["rounding"]
+    if mode == "ROUND":
+        x = _rounded(e, x)
+    elif mode in ("CEIL", "FLOOR"):
+        x = e.node(mode.capitalize(), x)
+    else:  # towards zero: the floor of what is above it, the ceiling of what is below
+        zero = e.const(0.0, np.float32)
+        above = e.node("Floor", e.node("Max", x, zero))
+        x = e.node("Add", above, e.node("Ceil", e.node("Min", x, zero)))
+    e.cast(x, carrier(attrs["to"]), out)
+
+
+def _rounded(e: Emitter, x: str) -> str:
+    """Round half to even, of numbers below 2**22."""
+    if e.opset >= 11:
+        return e.node("Round", x)
+    shift = e.const(np.asarray(_ROUNDER, np.float32))
+    return e.node("Sub", e.node("Add", x, shift), shift)
+
+
 def requant(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
     scale: Any = _const(node, 1)
     along = [1] * len(node.arg(0).tensor.shape or ())
@@ -202,11 +229,7 @@ def _store(e: Emitter, x: str, zero: int, to: str, out: str) -> None:
     low, high = int_range(to)
     x = e.node("Max", x, e.const(np.asarray(low - zero, np.float32)))
     x = e.node("Min", x, e.const(np.asarray(high - zero, np.float32)))
-    if e.opset >= 11:
-        x = e.node("Round", x)
-    else:
-        shift = e.const(np.asarray(_ROUNDER, np.float32))
-        x = e.node("Sub", e.node("Add", x, shift), shift)
+    x = _rounded(e, x)
     if zero:
         x = e.node("Add", x, e.const(np.asarray(zero, np.float32)))
     e.cast(x, carrier(to), out)

@@ -6,6 +6,7 @@ else goes out as it came in. Files carry a conservative `ir_version`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from onnx import (
     AttributeProto,
     GraphProto,
     ModelProto,
+    NodeProto,
     TensorProto,
     TypeProto,
     ValueInfoProto,
@@ -25,7 +27,7 @@ from onnx import (
 from cimc.errors import CompileError
 from cimc.frontend import expand_qonnx
 from cimc.frontend.domains import DOMAIN
-from cimc.frontend.elements import code_of
+from cimc.frontend.elements import carrier, code_of
 from cimc.frontend.emitter import Emitter
 from cimc.frontend.expand import expand
 from cimc.ir.graph import Graph, Node, Value
@@ -87,23 +89,62 @@ def _graph(graph: Graph, opset: int, taken: Names, names: dict[Value, str]) -> G
     for value in graph.consts:
         e.initialisers.append(_tensor(value, names.get(value, value.name)))
     _emit(graph, e, names)
+    _drop_unused(graph, e, names)
     outputs = []
     for i, value in enumerate(graph.outputs):
         name = names.get(value, value.name)
         wanted = graph.output_names[i] if graph.output_names else name
         passed_on = value in graph.inputs or value.const is not None
-        if passed_on and not graph.output_names:
+        if (passed_on and not graph.output_names) or (wanted == name and name in e.packed):
             wanted = e.fresh(name)  # nobody asks for the name, and some runtimes insist
-        if wanted != name:
+        if name in e.packed:
+            e.cast(name, carrier(value.elem), wanted)
+        elif wanted != name:
             e.node("Identity", name, out=wanted)
         outputs.append(_info(wanted, value.type))
     inputs = [_info(names.get(v, v.name), v.type) for v in graph.inputs]
     return helper.make_graph(e.nodes, graph.name, inputs, outputs, e.initialisers)
 
 
+def _drop_unused(graph: Graph, e: Emitter, names: dict[Value, str]) -> None:
+    """Initialisers that no node reads: native layers write their constants anew."""
+    used = {names.get(v, v.name) for v in graph.outputs} | _read_names(e.nodes)
+    e.initialisers[:] = [t for t in e.initialisers if t.name in used]
+
+
+def _read_names(nodes: Iterable[NodeProto]) -> set[str]:
+    """All names that nodes read, in their subgraphs too."""
+    used: set[str] = set()
+    for node in nodes:
+        used.update(node.input)
+        for attr in node.attribute:
+            for inner in [attr.g, *attr.graphs] if attr.type in _GRAPHS else ():
+                used |= _read_names(inner.node) | {o.name for o in inner.output}
+    return used
+
+
+_GRAPHS = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+
+
+def _read(node: Node, e: Emitter, names: dict[Value, str]) -> list[str]:
+    """The names of a node's operands. ONNX's 4-bit types live between ONNX operators only:
+    elsewhere their values travel in bytes."""
+    ins = []
+    for value in node.inputs:
+        name = "" if value is None else names.get(value, value.name)
+        if value is not None and carrier(value.elem or "f32") != code_of(value.elem or "f32"):
+            packed = value.const is not None or name in e.packed
+            if node.op in TABLE and packed and value.const is None:
+                name = e.cast(name, carrier(value.elem))
+            elif node.op not in TABLE and not packed:
+                name = e.cast(name, code_of(value.elem))
+        ins.append(name)
+    return ins
+
+
 def _emit(graph: Graph, e: Emitter, names: dict[Value, str]) -> None:
     for node in graph.nodes:
-        ins = ["" if v is None else names.get(v, v.name) for v in node.inputs]
+        ins = _read(node, e, names)
         outs = [names.get(v, v.name) for v in node.outputs]
         if node.op == HOST:
             _inline(node, e, names)
@@ -112,6 +153,8 @@ def _emit(graph: Graph, e: Emitter, names: dict[Value, str]) -> None:
         elif node.op in expand_qonnx.EXPAND:
             expand_qonnx.EXPAND[node.op](e, node, ins, outs[0])
         else:
+            small = [v for v in node.outputs if v.elem and carrier(v.elem) != code_of(v.elem)]
+            e.packed.update(names.get(v, v.name) for v in small)
             e.nodes.append(_node(node, ins, outs, e, names))
 
 
@@ -195,7 +238,7 @@ def type_proto(type_: Type) -> TypeProto:
     """An IR type as a TypeProto; symbols become dim_param, `?` an unset dimension."""
     if isinstance(type_, TensorType):
         shape = None if type_.shape is None else [None if d == "?" else d for d in type_.shape]
-        return helper.make_tensor_type_proto(code_of(type_.elem), shape)
+        return helper.make_tensor_type_proto(carrier(type_.elem), shape)
     if isinstance(type_, SeqType):
         return helper.make_sequence_type_proto(type_proto(type_.elem))
     if isinstance(type_, OptType):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from cimc.ir.rules import window
+from cimc.ir.rules import quantised_limits, window
 from cimc.ir.types import Array, TensorType, container, int_range
 
 Attrs = dict[str, Any]
@@ -129,6 +129,18 @@ def dequant(args: Sequence[Array], attrs: Attrs, types: Types) -> list[Array]:
     if attrs["zero"]:
         x = x.astype(np.int64) - attrs["zero"]
     return [x.astype(np.float32) * np.float32(attrs["scale"])]
+
+
+_ROUND: dict[str, Any] = {
+    "ROUND": np.rint, "CEIL": np.ceil, "FLOOR": np.floor, "ROUND_TO_ZERO": np.trunc,
+}  # fmt: skip
+
+
+def quantize(args: Sequence[Any], attrs: Attrs, types: Types) -> list[Array]:
+    low, high = quantised_limits(attrs["to"], attrs["narrow"])
+    value = args[0].astype(np.float32) / np.float32(attrs["scale"]) + np.float32(attrs["zero"])
+    value = _ROUND[attrs["rounding"]](np.clip(value, np.float32(low), np.float32(high)))
+    return [np.nan_to_num(value).astype(container(attrs["to"]))]
 
 
 def requant(args: Sequence[Any], attrs: Attrs, types: Types) -> list[Array]:

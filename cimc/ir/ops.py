@@ -16,6 +16,7 @@ from cimc.ir import meaning, rules
 from cimc.ir.types import Array, TensorType, Type
 
 REQUIRED = object()
+QONNX_ROUNDING = ("ROUND", "CEIL", "FLOOR", "ROUND_TO_ZERO")
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,22 @@ ROWS: tuple[OpDef, ...] = (
         meaning.dequant,
         "f32(x - zero) * f32(scale), rounded once each: the float that the integer stands for",
         "%y = cim.dequant(%x) scale=0.5: f32[1,10]",
+    ),
+    OpDef(
+        "cim.quantize",
+        (Operand("x", "num"),),
+        (
+            AttrDef("scale", "float"),
+            AttrDef("zero", "int", 0),
+            AttrDef("narrow", "int", 0, (0, 1)),
+            AttrDef("rounding", "str", "ROUND", tuple(QONNX_ROUNDING)),
+            AttrDef("to", "str", "u8"),
+        ),
+        rules.quantize,
+        meaning.quantize,
+        "QONNX's Quant as an integer: x / scale + zero in float32, clipped to the range of `to`, "
+        "one less with narrow=1, then rounded",
+        '%y = cim.quantize(%x) scale=0.5 to="u4": u4[1,32,7,7]',
     ),
     OpDef(
         "cim.requant",

@@ -148,6 +148,21 @@ def relu(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
     return [types[0]]
 
 
+def quantize(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
+    if not attrs["scale"] > 0:
+        raise Misfit(f"scale={attrs['scale']} must be above 0")
+    return [types[0].with_elem(_quantised(attrs["to"], attrs["zero"]))]
+
+
+def quantised_limits(elem: str, narrow: int) -> tuple[int, int]:
+    """The range of an integer type, less its lowest (signed) or highest (unsigned) value if
+    `narrow`."""
+    low, high = int_range(elem)
+    if not narrow:
+        return low, high
+    return (low + 1, high) if low < 0 else (low, high - 1)
+
+
 def requant(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
     x, scale = _shape(types[0]), _shape(types[1])
     axis, zero = attrs["axis"], attrs["zero"]

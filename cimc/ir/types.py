@@ -84,6 +84,13 @@ def int_range(elem: str) -> tuple[int, int]:
     return (0, 2**bits - 1) if match[1] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
+def narrowest(low: int, high: int) -> str:
+    """The integer type of fewest bits that holds low … high."""
+    if low >= 0:
+        return f"u{max(1, high.bit_length())}"
+    return f"i{max((~low).bit_length(), high.bit_length()) + 1}"
+
+
 def planes(elem: str) -> int:
     """Bit planes of a value that a tile can take as input: bip and tern 1, uN/iN N."""
     if elem in ("bip", "tern"):

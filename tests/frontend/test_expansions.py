@@ -165,6 +165,22 @@ def test_requant(data: Any, opset: int, seed: int, shape: Any, to: str) -> None:
 
 
 @CASES
+@given(st.data(), opsets, seeds, shapes, small_to | st.just("u4"))
+def test_quantize(data: Any, opset: int, seed: int, shape: Any, to: str) -> None:
+    rng = np.random.default_rng(seed)
+    low, high = int_range(to)
+    attrs = {
+        "scale": data.draw(st.sampled_from([0.5, float(np.float32(0.1))])),
+        "zero": data.draw(st.integers(low, high)),
+        "narrow": data.draw(st.integers(0, 1)),
+        "rounding": data.draw(st.sampled_from(["ROUND", "CEIL", "FLOOR", "ROUND_TO_ZERO"])),
+        "to": to,
+    }
+    x = (rng.integers(-300, 300, shape) / 4).astype(np.float32)
+    check("cim.quantize", [("f32", x)], attrs, opset)
+
+
+@CASES
 @given(opsets, seeds, shapes, small_to, small_to)
 def test_lut(opset: int, seed: int, shape: Any, elem: str, to: str) -> None:
     rng = np.random.default_rng(seed)
