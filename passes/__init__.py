@@ -4,6 +4,7 @@ from cimc.passes.allocate_tiles import AllocateTiles
 from cimc.passes.cleanup import Cleanup
 from cimc.passes.fold_threshold import FoldThreshold
 from cimc.passes.legalise import Legalise
+from cimc.passes.quantize_dynamic import QuantizeDynamic
 from cimc.passes.recognise_layers import RecogniseLayers
 from cimc.passes.recognise_sign import RecogniseSign
 from cimc.passes.sink_dequant import SinkDequant
@@ -12,6 +13,8 @@ from cimc.passes.split_tiles import SplitTiles
 PASSES = [
     # any exporter's leavings
     Cleanup,
+    # float to integers, approximately
+    QuantizeDynamic,
     # float to encoded integers
     RecogniseSign,
     SinkDequant,
@@ -27,6 +30,14 @@ PIPELINES = {
     "recognise-quantization": (
         "recognise-sign,sink-dequant,recognise-layers,sink-dequant",
         "find what the model already holds as bits and integers",
+    ),
+    "recognise-any-alpha": (
+        "recognise-sign,sink-dequant,recognise-layers,sink-dequant",
+        "the same, and layers whose float sum rounds, which is stated",
+    ),
+    "auto": (
+        "cleanup,quantize-dynamic,recognise-any-alpha,fold-threshold,cleanup",
+        "as exact, but float layers become dynamic int8",
     ),
     "exact": (
         "cleanup,recognise-quantization,fold-threshold,cleanup",

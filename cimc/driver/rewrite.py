@@ -57,13 +57,16 @@ class Rewriter:
             type_ = found if type_ is None else TensorType(found.elem, type_.shape)
         assert type_ is not None
         result = Value(self.fresh(name), type_)
-        node = Node(op, list(inputs), [result], attrs, source=before.source)
-        self.graph.nodes.insert(self.graph.nodes.index(before), node)
-        for value in dict.fromkeys(v for v in inputs if v is not None):
-            self._users.setdefault(value, []).append(node)
-        self.made[result] = node
-        self.changed = True
+        self.insert(Node(op, list(inputs), [result], attrs, source=before.source), before)
         return result
+
+    def insert(self, node: Node, before: Node) -> None:
+        """Put in an operation on values of the graph; the names of its results are fresh ones."""
+        self.graph.nodes.insert(self.graph.nodes.index(before), node)
+        for value in dict.fromkeys(v for v in node.inputs if v is not None):
+            self._users.setdefault(value, []).append(node)
+        self.made.update((value, node) for value in node.outputs)
+        self.changed = True
 
     def replace(self, old: Value, new: Value, keep_name: bool = True) -> None:
         """Use `new` for `old` everywhere; the name goes with it."""

@@ -46,6 +46,46 @@ def window_attrs(node: Node, kernel: Sequence[int]) -> dict[str, Any] | None:
     return attrs
 
 
+def gather_attrs(
+    node: Node, kernel: Sequence[int]
+) -> tuple[dict[str, Any], tuple[int, ...]] | None:
+    """A ConvTranspose as a convolution with mirrored kernels over its input spread by `up`:
+    `up`, `pads` and `dilations` without defaults, and how many rows to cut off then, at the
+    begin of each spatial axis and at the end. None where that needs a size that is not known.
+
+    kernel: the spatial size of the kernel. onnxruntime decides how auto_pad and output_shape
+    share an odd padding out: the larger half at the begin, but for SAME_UPPER.
+    """
+    rank = len(kernel)
+    up = node.ints_attr("strides") or (1,) * rank
+    dilations = node.ints_attr("dilations") or (1,) * rank
+    extra = node.ints_attr("output_padding") or (0,) * rank
+    pads = list(node.ints_attr("pads") or (0,) * (2 * rank))
+    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations)]
+    auto = node.attrs.get("auto_pad", "NOTSET") or "NOTSET"
+    wanted = node.ints_attr("output_shape")[-rank:] if rank else ()
+    if auto == "VALID" and not wanted:
+        pads = [0] * (2 * rank)
+    elif wanted or auto in ("SAME_UPPER", "SAME_LOWER"):
+        sizes = _spatial(node.arg(0).tensor.shape)
+        if sizes is None:
+            return None
+        for i, size in enumerate(sizes):
+            full = (size - 1) * up[i] + extra[i] + reach[i]
+            out = wanted[i] if wanted else size * up[i]
+            small = max(0, full - out) // 2
+            pads[i] = small if auto == "SAME_UPPER" else max(0, full - out) - small
+            pads[rank + i] = full - out - pads[i]
+    margin = [reach[i] - 1 - pads[i] for i in range(rank)]
+    margin += [reach[i] - 1 - pads[rank + i] + extra[i] for i in range(rank)]
+    attrs: dict[str, Any] = {"up": up} if any(s != 1 for s in up) else {}
+    if any(p > 0 for p in margin):
+        attrs["pads"] = tuple(max(0, p) for p in margin)
+    if any(d != 1 for d in dilations):
+        attrs["dilations"] = dilations
+    return attrs, tuple(max(0, -p) for p in margin)
+
+
 def covered(value: Value, kernel: Sequence[int], attrs: dict[str, Any]) -> bool:
     """Whether each window over `value` has a tap inside it: a maximum over nothing has no
     integer. False where a size is not known."""
