@@ -6,6 +6,7 @@ from cimc.passes.fold_threshold import FoldThreshold
 from cimc.passes.legalise import Legalise
 from cimc.passes.quantize_dynamic import QuantizeDynamic
 from cimc.passes.recognise_layers import RecogniseLayers
+from cimc.passes.recognise_qonnx import RecogniseQonnx
 from cimc.passes.recognise_sign import RecogniseSign
 from cimc.passes.sink_dequant import SinkDequant
 from cimc.passes.split_tiles import SplitTiles
@@ -17,6 +18,7 @@ PASSES = [
     QuantizeDynamic,
     # float to encoded integers
     RecogniseSign,
+    RecogniseQonnx,
     SinkDequant,
     RecogniseLayers,
     FoldThreshold,
@@ -28,11 +30,11 @@ PASSES = [
 
 PIPELINES = {
     "recognise-quantization": (
-        "recognise-sign,sink-dequant,recognise-layers,sink-dequant",
+        "recognise-sign,recognise-qonnx,sink-dequant,recognise-layers,sink-dequant",
         "find what the model already holds as bits and integers",
     ),
     "recognise-any-alpha": (
-        "recognise-sign,sink-dequant,recognise-layers,sink-dequant",
+        "recognise-sign,recognise-qonnx,sink-dequant,recognise-layers{any_alpha=true},sink-dequant",
         "the same, and layers whose float sum rounds, which is stated",
     ),
     "auto": (

@@ -1,9 +1,9 @@
-"""Finds the layers that a tile computes exactly: integer inputs, binary or ternary weights."""
+"""Finds float layers that a tile computes: integer inputs, weights of few levels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,77 +13,83 @@ from cimc.driver.bounds import bounds
 from cimc.driver.levels import encoding, levels
 from cimc.driver.rewrite import power_of_two, scalar
 from cimc.driver.robust import signs_agree
-from cimc.driver.stored import held
+from cimc.driver.stored import held, held_steps
+from cimc.driver.weights import Weights, split
 from cimc.frontend.windows import window_attrs
-from cimc.ir.graph import Graph, Node, Value
+from cimc.ir.graph import Graph, Node, Value, layer_name
 from cimc.ir.rules import Misfit, input_planes
-from cimc.ir.types import Array, TensorType
+from cimc.ir.types import Array, TensorType, container
 
 _EXACT = 2**24  # onnxruntime sums in float32: exact for integers up to here
 _TRIED = 1 << 23  # sums times channels that a rounding bias is tried on
 _BLOCK = 128  # products that onnxruntime's Gemm sums before it adds the bias, at least
 
 
+class _Layers(Rewriter):
+    """A rewriter that knows whether scales other than powers of two will do."""
+
+    def __init__(self, graph: Graph, any_alpha: bool) -> None:
+        super().__init__(graph)
+        self.any_alpha = any_alpha
+        self.rounding: list[Node] = []  # layers whose float sums round
+
+
 @dataclass(frozen=True)
-class _Weights:
-    """Weights as integers in {-1, 0, +1} times a power of two for each output channel."""
+class _Input:
+    """x = (q - zero) * scale."""
 
-    levels: Array
-    elem: str
-    alpha: Array  # float32, one for each output channel, or a single one
-
-
-def _split(w: Array, axis: int) -> _Weights | str:
-    """Weights ±α or 0 with one α for each channel along `axis`; else why not."""
-    size: Any = np.abs(w)
-    others = tuple(i for i in range(w.ndim) if i != axis)
-    largest = size.max(axis=others, initial=0.0, keepdims=True)
-    if not np.all((size == 0) | (size == largest)):
-        return "the weights of a kernel are not ±α"
-    alpha = largest.reshape(-1).astype(np.float64)
-    alpha[alpha == 0] = 1.0
-    if not all(power_of_two(a) for a in alpha.tolist()):
-        return "α of its weights ±α is not a power of two, so the sum rounds"
-    levels = np.sign(w).astype(np.int8)
-    elem = "tern" if bool(np.any(levels == 0)) else "bip"
-    one = bool(np.all(alpha == alpha[0])) if alpha.size else True
-    return _Weights(levels, elem, (alpha[:1] if one else alpha).astype(np.float32))
+    q: Value
+    scale: float
+    zero: int = 0
 
 
-def _operand(rw: Rewriter, value: Value | None, node: Node) -> tuple[Value, float] | str:
-    """The integer behind a layer's data operand and its scale; else why not."""
-    found = rw.dequant(value) or _encoded(rw, value, node)
+def _operand(rw: _Layers, value: Value | None, node: Node) -> _Input | str:
+    """The integer behind a layer's data operand, its scale and zero; else why not."""
+    found = _encoded(rw, value, node)
+    made = rw.producer(value, "cim.dequant")
+    if made is not None:
+        found = _Input(made.arg(0), made.float_attr("scale", 1.0), made.int_attr("zero", 0))
     if found is None:
         return "its input is float"
-    if not power_of_two(found[1]):
-        return f"its input's scale {found[1]:g} is not a power of two, so the sum rounds"
+    if not rw.any_alpha and not power_of_two(found.scale):
+        return f"its input's scale {found.scale:g} is not a power of two, so the sum rounds"
     try:
-        input_planes(found[0].elem)
+        input_planes(found.q.elem)
     except Misfit as misfit:
         return f"its input: {misfit}"
     return found
 
 
-def _encoded(rw: Rewriter, value: Value | None, node: Node) -> tuple[Value, float] | None:
+def _operands(rw: _Layers, x: _Input, kernel: Value, name: str) -> list[Value | None]:
+    """The operands of a layer: x, the kernel, and the zero point of x if it has one."""
+    if not x.zero:
+        return [x.q, kernel]
+    zero = np.array([x.zero]).astype(container(x.q.elem))
+    return [x.q, kernel, rw.const(f"{name}.zero", zero, x.q.elem)]
+
+
+def _encoded(rw: _Layers, value: Value | None, node: Node) -> _Input | None:
     """5. A float operand that holds bits all the same, as a sign of it."""
+    if rw.producer(value, "cim.dequant") is not None:
+        return None
     found = encoding(levels(value, rw.made))
     if value is None or found is None:
         return None
     attrs, scale = found
-    return rw.op("cim.sign", [value], f"{value.name}.bits", node, attrs), scale
+    return _Input(rw.op("cim.sign", [value], f"{value.name}.bits", node, attrs), scale)
 
 
-def _weights(rw: Rewriter, value: Value, axis: int) -> _Weights | str:
+def _weights(rw: _Layers, value: Value, axis: int) -> Weights | str:
     w = held(rw, value)
     if w is None:
         return "its weights are not constant"
     if value.elem != "f32":
         return f"its weights are {value.elem}"
-    return _split(w, axis)
+    return split(w, axis, held_steps(rw, value), rw.any_alpha)
 
 
 def _emit(
-    rw: Rewriter,
+    rw: _Layers,
     node: Node,
     acc: Value,
     scale: float,
@@ -91,9 +97,11 @@ def _emit(
     bias: Value | None = None,
 ) -> str:
     """y = d(acc) * alpha + bias, alpha along the channel axis; returns why not, or ""."""
-    y = node.output
-    if bounds(acc, rw.made).reach >= _EXACT:
-        return f"its sums reach {bounds(acc, rw.made).reach}, beyond float32's exact integers"
+    y, reach = node.output, bounds(acc, rw.made).reach
+    if not rw.any_alpha and reach >= _EXACT:
+        return f"its sums reach {reach}, beyond float32's exact integers"
+    if reach >= _EXACT or not all(power_of_two(a * scale) for a in alpha.tolist()):
+        rw.rounding.append(node)
     if alpha.size == 1:
         scale *= float(alpha[0])
     if not np.isfinite(np.float32(scale)) or np.float32(scale) == 0:
@@ -113,7 +121,7 @@ def _emit(
 
 
 def _early_bias(
-    rw: Rewriter, node: Node, x: Value, scale: float, w: _Weights, bias: Value | None
+    rw: _Layers, node: Node, x: Value, scale: float, w: Weights, bias: Value | None
 ) -> str:
     """Why the bias of a Gemm can't be added behind the sum; empty if it can.
 
@@ -122,7 +130,7 @@ def _early_bias(
     of one power of two, and few enough), and as good as the same where only signs of the
     result are taken and none changes within the error."""
     terms = w.levels.shape[0 if node.arg(0).const is None else 1]
-    if bias is None or bias.const is None or terms <= _BLOCK:
+    if rw.any_alpha or bias is None or bias.const is None or terms <= _BLOCK:
         return ""
     unit: Any = scale * w.alpha.astype(np.float64)
     reach = terms * bounds(x, rw.made).reach
@@ -148,7 +156,7 @@ def _channelwise(acc: Value, node: Node, vector: Array) -> Array:
     return vector.reshape((-1, *(1,) * (rank - 2)) if node.op == "onnx.Conv" else (-1,))
 
 
-def _kernel(rw: Rewriter, weights: Value, levels: Array, elem: str) -> Value:
+def _kernel(rw: _Layers, weights: Value, levels: Array, elem: str) -> Value:
     """The weights as a constant; layers that share weights share it, and so its rows."""
     name = f"{weights.name}.{elem}"
     for value in rw.graph.consts:
@@ -157,7 +165,7 @@ def _kernel(rw: Rewriter, weights: Value, levels: Array, elem: str) -> Value:
     return rw.const(name, levels, elem)
 
 
-def _conv(rw: Rewriter, node: Node) -> str:
+def _conv(rw: _Layers, node: Node) -> str:
     """1. Conv(d(x), ±α) + b ⇒ d(cim.conv(x, w)) * α + b"""
     image, margin = _unpadded(rw, node.arg(0))
     x = _operand(rw, image, node)
@@ -180,12 +188,12 @@ def _conv(rw: Rewriter, node: Node) -> str:
         shape = (-1, *(1,) * (w.levels.ndim - 2))
         bias = rw.const(f"{node.output.name}.b", bias.const.reshape(shape), "f32")
     kernel = _kernel(rw, node.arg(1), w.levels, w.elem)
-    acc = rw.op("cim.conv", [x[0], kernel], f"{node.output.name}.acc", node, attrs,
-                node.output.tensor)  # fmt: skip
-    return _emit(rw, node, acc, x[1], w.alpha, bias)
+    operands = _operands(rw, x, kernel, node.output.name)
+    acc = rw.op("cim.conv", operands, f"{node.output.name}.acc", node, attrs, node.output.tensor)
+    return _emit(rw, node, acc, x.scale, w.alpha, bias)
 
 
-def _unpadded(rw: Rewriter, x: Value) -> tuple[Value, tuple[int, ...]]:
+def _unpadded(rw: _Layers, x: Value) -> tuple[Value, tuple[int, ...]]:
     """6. The image below a Pad that puts zeros around it, and those pads; else x and none."""
     pad = rw.producer(x, "onnx.Pad")
     if pad is None or pad.attrs.get("mode", "constant") != "constant":
@@ -202,7 +210,7 @@ def _unpadded(rw: Rewriter, x: Value) -> tuple[Value, tuple[int, ...]]:
     return pad.arg(0), (*pads[2:rank], *pads[rank + 2 :])
 
 
-def _matmul(rw: Rewriter, node: Node) -> str:
+def _matmul(rw: _Layers, node: Node) -> str:
     """2. MatMul(d(x), ±α) ⇒ d(cim.matmul(x, w)) * α;  3. MatMul(±α, d(x)) ⇒ a 1-D cim.conv"""
     a, b = node.arg(0), node.arg(1)
     left, w = held(rw, a), held(rw, b)
@@ -214,58 +222,61 @@ def _matmul(rw: Rewriter, node: Node) -> str:
 
 
 def _right(
-    rw: Rewriter, node: Node, a: Value, b: Value, w: Array | None, scale: float, bias: Value | None
+    rw: _Layers, node: Node, a: Value, b: Value, w: Array | None, scale: float, bias: Value | None
 ) -> str:
     x = _operand(rw, a, node)
     if isinstance(x, str):
         return x
     if w is None:
         return "its weights are not constant"
-    if w.ndim != 2 or not x[0].tensor.shape or b.elem != "f32":
+    if w.ndim != 2 or not x.q.tensor.shape or b.elem != "f32":
         return f"its weights have the shape {list(w.shape)}: one matrix is expected"
-    split = _split(w, 1)
-    if isinstance(split, str):
-        return split
-    early = _early_bias(rw, node, x[0], x[1] * scale, split, bias)
+    steps = held_steps(rw, b)
+    if steps is not None:  # turned and cut as the weights were
+        steps = steps.T if steps.shape != w.shape and steps.ndim == 2 else steps.reshape(w.shape)
+    parts = split(w, 1, steps, rw.any_alpha)
+    if isinstance(parts, str):
+        return parts
+    early = _early_bias(rw, node, x.q, x.scale * scale, parts, bias)
     if early:
         return early
-    kernel = _kernel(rw, b, split.levels, split.elem)
-    if len(x[0].tensor.shape) < 2:
+    kernel = _kernel(rw, b, parts.levels, parts.elem)
+    if len(x.q.tensor.shape) < 2:
         return "its input is a vector without a batch axis"
-    acc = rw.op("cim.matmul", [x[0], kernel], f"{node.output.name}.acc", node, {},
-                node.output.tensor)  # fmt: skip
-    return _emit(rw, node, acc, x[1] * scale, split.alpha, bias)
+    operands = _operands(rw, x, kernel, node.output.name)
+    acc = rw.op("cim.matmul", operands, f"{node.output.name}.acc", node, {}, node.output.tensor)
+    return _emit(rw, node, acc, x.scale * scale, parts.alpha, bias)
 
 
-def _left(rw: Rewriter, node: Node, w: Array, b: Value, scale: float, bias: Value | None) -> str:
+def _left(rw: _Layers, node: Node, w: Array, b: Value, scale: float, bias: Value | None) -> str:
     """W[M,K] · x[…,K,N]: positions along N, kernels along M, so a convolution of one tap."""
     x = _operand(rw, b, node)
     if isinstance(x, str):
         return x
-    dims = x[0].tensor.static
+    dims = x.q.tensor.static
     if w.ndim != 2 or node.arg(0).elem != "f32" or dims is None or len(dims) < 2:
         return "a constant left side must be one matrix, and its input of known shape"
-    split = _split(w, 0)
-    if isinstance(split, str):
-        return split
-    if split.alpha.size > 1:
+    parts = split(w, 0, None, rw.any_alpha)
+    if isinstance(parts, str):
+        return parts
+    if parts.alpha.size > 1:
         return "the weights on the left side have a different α for each row"
-    early = _early_bias(rw, node, x[0], x[1] * scale, split, bias)
+    early = _early_bias(rw, node, x.q, x.scale * scale, parts, bias)
     if early:
         return early
     name = node.output.name
-    flat = rw.op("cim.reshape", [x[0]], f"{name}.x", node, {"shape": (-1, dims[-2], dims[-1])})
-    kernel = _kernel(rw, node.arg(0), split.levels[:, :, None], split.elem)
-    acc = rw.op("cim.conv", [flat, kernel], f"{name}.acc", node)
+    flat = rw.op("cim.reshape", [x.q], f"{name}.x", node, {"shape": (-1, dims[-2], dims[-1])})
+    kernel = _kernel(rw, node.arg(0), parts.levels[:, :, None], parts.elem)
+    acc = rw.op("cim.conv", _operands(rw, replace(x, q=flat), kernel, name), f"{name}.acc", node)
     shape = (*dims[:-2], w.shape[0], dims[-1])
     back = rw.op("cim.reshape", [acc], f"{name}.rows", node, {"shape": shape})
-    return _emit(rw, node, back, x[1] * scale, split.alpha, bias)
+    return _emit(rw, node, back, x.scale * scale, parts.alpha, bias)
 
 
-def _gemm(rw: Rewriter, node: Node) -> str:
+def _gemm(rw: _Layers, node: Node) -> str:
     """4. Gemm(d(x), ±α, C) ⇒ d(cim.matmul) * α·alpha + beta·C; either side may be constant"""
     alpha, beta = node.float_attr("alpha", 1.0), node.float_attr("beta", 1.0)
-    if not power_of_two(alpha):
+    if not rw.any_alpha and not power_of_two(alpha):
         return f"alpha={alpha:g} is not a power of two, so the sum rounds"
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None and bias.const is None:
@@ -285,16 +296,16 @@ def _gemm(rw: Rewriter, node: Node) -> str:
     return _right(rw, node, _turned(rw, node, a, "transA"), b, w, alpha, bias)
 
 
-def _turned(rw: Rewriter, node: Node, x: Value, flag: str) -> Value:
+def _turned(rw: _Layers, node: Node, x: Value, flag: str) -> Value:
     """x transposed as Gemm's attribute asks, with the dequant kept on the outside."""
-    found = rw.dequant(x)
-    if not node.attrs.get(flag, 0) or found is None:
+    made = rw.producer(x, "cim.dequant")
+    if not node.attrs.get(flag, 0) or made is None:
         return x
-    q = rw.op("cim.transpose", [found[0]], f"{x.name}.t", node, {"perm": (1, 0)})
-    return rw.op("cim.dequant", [q], f"{x.name}.tf", node, {"scale": found[1]})
+    q = rw.op("cim.transpose", [made.arg(0)], f"{x.name}.t", node, {"perm": (1, 0)})
+    return rw.op("cim.dequant", [q], f"{x.name}.tf", node, dict(made.attrs))
 
 
-_RULES: dict[str, Callable[[Rewriter, Node], str]] = {
+_RULES: dict[str, Callable[[_Layers, Node], str]] = {
     "onnx.Conv": _conv,
     "onnx.MatMul": _matmul,
     "onnx.Gemm": _gemm,
@@ -303,7 +314,8 @@ _RULES: dict[str, Callable[[Rewriter, Node], str]] = {
 
 @dataclass(frozen=True)
 class RecogniseLayers(Pass):
-    """Rules (d = cim.dequant; every α and scale a power of two, every sum below 2**24):
+    """Rules (d = cim.dequant; every α and scale a power of two, every sum below 2**24, unless
+    any_alpha):
     1. `Conv(d(x), ±α) + b` ⇒ `d(cim.conv(x, w)) * α + b`
     2. `MatMul(d(x), ±α)` ⇒ `d(cim.matmul(x, w)) * α`
     3. `MatMul(±α, d(x))` ⇒ `d(cim.conv(x, w))` over the columns of x
@@ -312,16 +324,25 @@ class RecogniseLayers(Pass):
     5. a float operand that holds only ±a, 0 and a, or ±a and 0 (below Concat, Slice, Round of
        Clip, …) ⇒ `d(cim.sign(x))`
     6. `Conv(Pad(x))` with zeros ⇒ more `pads`
-    Weights may lie behind quantisers and layout.
-    A layer that stays says why.
+    7. the same for the integer weights of a QONNX quantiser in the place of ±α
+    Weights may lie behind quantisers and layout. A layer that stays says why.
+    any_alpha: take any α and scale: integer sums, scaled once, in the place of float sums that
+    round. That is approximate, and the pass says for which layers.
     """
 
     name = "recognise-layers"
-    summary = "turn layers with binary or ternary weights into cim.conv and cim.matmul"
+    summary = (
+        "turn float layers on integers, with weights of few levels, into cim.conv and cim.matmul"
+    )
     kind = "exact"
+    any_alpha: bool = False
+
+    def __post_init__(self) -> None:
+        if self.any_alpha:  # how sums round may change
+            object.__setattr__(self, "kind", "approximate")
 
     def run(self, graph: Graph, ctx: PassContext) -> bool:
-        rw = Rewriter(graph)
+        rw = _Layers(graph, self.any_alpha)
         for node in list(graph.nodes):
             if node.op not in _RULES or not isinstance(node.output.type, TensorType):
                 continue
@@ -332,5 +353,10 @@ class RecogniseLayers(Pass):
             if why and node.why is None:
                 node.why = why
                 rw.changed = True
+        if self.any_alpha and rw.rounding:
+            ctx.notes.append(
+                f"{self.name}: integer sums, scaled once, in the place of float32 sums, which "
+                f"round: {', '.join(layer_name(n) for n in rw.rounding)}"
+            )
         graph.remove_dead()
         return rw.changed

@@ -4,6 +4,8 @@ float32 exactness and accumulator widths."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +13,10 @@ from cimc.ir.graph import Node, Value
 from cimc.ir.rules import window
 from cimc.ir.types import int_range
 
-_CARRIES = ("cim.add", "cim.relu", "cim.reshape", "cim.transpose", "cim.max_pool")
+_CARRIES = (
+    "cim.add", "cim.relu", "cim.reshape", "cim.transpose", "cim.max_pool", "cim.concat",
+    "cim.sum_pool",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,19 @@ def bounds(
     known = {} if known is None else known
     if value not in known:
         inner = [bounds(v, made, known) for v in node.inputs if v is not None]
-        known[value] = _carry(node.op, inner)
+        known[value] = _carry(node, inner)
     return known[value]
 
 
-def _carry(op: str, inner: list[Bounds]) -> Bounds:
+def _carry(node: Node, inner: list[Bounds]) -> Bounds:
+    op = node.op
+    if op == "cim.sum_pool":
+        taps, zero = prod(node.ints_attr("kernel")), node.int_attr("zero", 0)
+        return Bounds(*(taps * (end - zero) for end in (min(inner[0].low, zero),
+                                                        max(inner[0].high, zero))))  # fmt: skip
+    if op == "cim.concat":
+        step = inner[0].step if inner[0] == inner[1] else 1
+        return Bounds(min(b.low for b in inner), max(b.high for b in inner), step)
     if op == "cim.add":
         return Bounds(inner[0].low + inner[1].low, inner[0].high + inner[1].high)
     if op == "cim.relu":
@@ -59,20 +72,31 @@ def _carry(op: str, inner: list[Bounds]) -> Bounds:
 
 
 def _layer(node: Node, made: dict[Value, Node]) -> Bounds:
-    x, w = node.arg(0), node.arg(1)
-    assert w.const is not None
-    axes = 0 if node.op == "cim.matmul" else tuple(range(1, w.const.ndim))
-    none = w.const.dtype.type(0)
-    positive = np.maximum(w.const, none).sum(axis=axes, dtype=np.int64)
-    negative = -np.minimum(w.const, none).sum(axis=axes, dtype=np.int64)
-    inside = bounds(x, made)
-    if inside.low >= 0:
-        return Bounds(
-            -int(negative.max(initial=0)) * inside.high, int(positive.max(initial=0)) * inside.high
-        )
-    high = int((positive + negative).max(initial=0)) * inside.reach
-    odd_steps = x.elem == "bip" and w.elem == "bip" and not _padded(node)
-    return Bounds(-high, high, 2 if odd_steps and high else 1)
+    x = node.arg(0)
+    zx, zw, b = (node.inputs[i] if i < len(node.inputs) else None for i in (2, 3, 4))
+    w: Any = node.arg(1).const
+    assert w is not None
+    rows = (w.T if node.op == "cim.matmul" else w.reshape(w.shape[0], -1)).astype(np.int64)
+    if zw is not None and zw.const is not None:
+        rows = rows - zw.const.astype(np.int64).reshape(-1, 1)
+    positive, negative = np.maximum(rows, 0).sum(axis=1), -np.minimum(rows, 0).sum(axis=1)
+    low, high = _shifted(bounds(x, made), zx)
+    most = positive * high - negative * low
+    least = positive * low - negative * high
+    if b is not None and b.const is not None:
+        most, least = most + b.const, least + b.const
+    odd_steps = x.elem == "bip" and node.arg(1).elem == "bip" and not _padded(node) and b is None
+    ends = int(least.min(initial=0)), int(most.max(initial=0))
+    return Bounds(*ends, 2 if odd_steps and ends[1] else 1)
+
+
+def _shifted(x: Bounds, zero: Value | None) -> tuple[int, int]:
+    """The range of x - zx, the zero of a padded tap included."""
+    low, high = x.low, x.high
+    if zero is not None:
+        zeros = zero.const if zero.const is not None else np.array(int_range(zero.elem))
+        low, high = low - int(zeros.max()), high - int(zeros.min())
+    return min(low, 0), max(high, 0)
 
 
 def _padded(node: Node) -> bool:

@@ -84,10 +84,12 @@ class Rewriter:
         if old in self.graph.outputs:
             self.graph.outputs[:] = [new if v is old else v for v in self.graph.outputs]
 
-    def encode(self, old: Value, q: Value, scale: float, before: Node) -> Value:
-        """Use cim.dequant(q) scale=scale for `old` everywhere. The integer takes the name, if
-        it was made for this; the float gets `.f` behind it. Returns the float."""
-        attrs = {"scale": scale} if scale != 1.0 else {}
+    def encode(self, old: Value, q: Value, scale: float, before: Node, zero: int = 0) -> Value:
+        """Use cim.dequant(q) with that scale and zero for `old` everywhere. The integer takes the
+        name, if it was made for this; the float gets `.f` behind it. Returns the float."""
+        attrs: dict[str, Any] = {"scale": scale} if scale != 1.0 else {}
+        if zero:
+            attrs["zero"] = zero
         out = self.op("cim.dequant", [q], f"{old.name}.f", before, attrs)
         self._use(old, out)
         node = self.made.get(q)
@@ -112,9 +114,9 @@ class Rewriter:
         return node if node is not None and (not ops or node.op in ops) else None
 
     def dequant(self, value: Value | None) -> tuple[Value, float] | None:
-        """(q, scale) where value = cim.dequant(q) scale=scale, else None."""
+        """(q, scale) where value = cim.dequant(q) scale=scale without a zero point, else None."""
         node = self.producer(value, "cim.dequant")
-        if node is None:
+        if node is None or node.int_attr("zero", 0):
             return None
         return node.arg(0), node.float_attr("scale", 1.0)
 

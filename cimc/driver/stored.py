@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from cimc.driver.rewrite import Rewriter
 from cimc.frontend.evaluate import Evaluator, outline
 from cimc.ir.graph import Node, Value
@@ -31,3 +33,30 @@ def held(rw: Rewriter, value: Value) -> Array | None:
         pending += [v for v in node.inputs if v is not None and v.const is None]
     part = outline(rw.graph, sorted(nodes, key=rw.graph.nodes.index))
     return next(iter(Evaluator(replace(part, outputs=[value]))({}).values()))
+
+
+_LAYOUT = (
+    "onnx.Transpose", "onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze", "onnx.Flatten",
+    "cim.transpose", "cim.reshape",
+)  # fmt: skip
+
+
+def held_steps(rw: Rewriter, value: Value) -> Array | None:
+    """The step of the QONNX quantiser that made stored weights, at each of them, with only
+    layout between; None if there is none."""
+    layout: list[Node] = []
+    node = rw.producer(value)
+    while node is not None and node.op in _LAYOUT:
+        layout.append(node)
+        node = rw.producer(node.arg(0))
+    if node is None or node.op not in ("qonnx.Quant", "qonnx.IntQuant"):
+        return None
+    scale = node.arg(1).const
+    if scale is None or node.output.tensor.static is None:
+        return None
+    full = np.ascontiguousarray(np.broadcast_to(scale, node.output.tensor.static))
+    if not layout:
+        return full
+    part = outline(rw.graph, layout[::-1])
+    part = replace(part, inputs=[node.output], input_names=["steps"], outputs=[value])
+    return next(iter(Evaluator(part)({"steps": full}).values()))
