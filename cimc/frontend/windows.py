@@ -73,9 +73,9 @@ def gather_attrs(
         for i, size in enumerate(sizes):
             full = (size - 1) * up[i] + extra[i] + reach[i]
             out = wanted[i] if wanted else size * up[i]
-            small = max(0, full - out) // 2
-            pads[i] = small if auto == "SAME_UPPER" else max(0, full - out) - small
-            pads[rank + i] = full - out - pads[i]
+            total = max(0, full - out)
+            pads[i] = total // 2 if auto == "SAME_UPPER" else total - total // 2
+            pads[rank + i] = total - pads[i]
     margin = [reach[i] - 1 - pads[i] for i in range(rank)]
     margin += [reach[i] - 1 - pads[rank + i] + extra[i] for i in range(rank)]
     attrs: dict[str, Any] = {"up": up} if any(s != 1 for s in up) else {}
