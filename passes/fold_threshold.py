@@ -12,7 +12,7 @@ from cimc.driver.elementwise import data_input, rising
 from cimc.driver.steps import Steps, chain_axes, chain_axis, find_steps
 from cimc.frontend.windows import covered, window_attrs
 from cimc.ir.graph import Graph, Node, Value
-from cimc.ir.types import is_float, is_integer
+from cimc.ir.types import is_float, is_integer, planes
 
 _LAYOUT = ("cim.reshape", "cim.transpose")
 
@@ -25,6 +25,27 @@ class _Chain:
     nodes: tuple[Node, ...]
     pool: int | None
     source: Value
+
+
+_ENDS = ("cim.sign", "cim.quantize", "onnx.QuantizeLinear")
+_MOST = 1 << 20  # entries of a table of thresholds
+
+
+def _plain_end(node: Node) -> bool:
+    """Whether the operation makes integers of at most 8 bits from each element alone."""
+    if node.op == "cim.sign":
+        return True
+    made = node.output.elem
+    return is_integer(made) and planes(made) <= 8 and data_input(node) == 0 and rising(node)
+
+
+def _worth(end: Node, source: Value) -> bool:
+    """Whether a compare with each level is the way: bytes have tables, see fold-lut."""
+    if end.op == "cim.sign":
+        return True
+    channels = (source.tensor.shape or (0, 0))[1:2] or (1,)
+    size = channels[0] if isinstance(channels[0], int) else 1
+    return planes(source.elem) > 8 and size << planes(end.output.elem) <= _MOST
 
 
 def _climb(rw: Rewriter, sign: Node) -> _Chain | None:
@@ -154,6 +175,8 @@ class FoldThreshold(Pass):
        `cim.threshold(cim.reshape(q))` with one threshold ⇒ `cim.reshape(cim.threshold(q))`
     6. `cim.sign(f(d(q)))` with q bip and f keeping the sign ⇒ q
     7. `cim.sign(f(d(cim.sign(x) zero=0)))` with f keeping the sign ⇒ `cim.sign(x) zero=±1`
+    8. rules 1 to 5 for `QuantizeLinear` and `cim.quantize` of at most 8 bits in the place of the
+       sign, q wider than 8 bits: one threshold for each level
     """
 
     name = "fold-threshold"
@@ -164,9 +187,9 @@ class FoldThreshold(Pass):
     def run(self, graph: Graph, ctx: PassContext) -> bool:
         rw = Rewriter(graph)
         # The last sign first: its chain reaches through earlier ones, which then go.
-        for sign in [n for n in reversed(graph.nodes) if n.op == "cim.sign"]:
-            chain = _climb(rw, sign)
-            if chain is None:
+        for sign in [n for n in reversed(graph.nodes) if n.op in _ENDS]:
+            chain = _climb(rw, sign) if _plain_end(sign) else None
+            if chain is None or not _worth(sign, chain.source):
                 continue
             if chain.pool is not None:
                 if _move_pool(rw, chain):

@@ -71,6 +71,12 @@ def _quant(node: Node) -> bool:
     return _divisor(node) and all(_const(node, i) is not None for i in (2, 3))
 
 
+def _quantiser(node: Node) -> bool:
+    """One scale for all elements, above zero: what else there is is no plain step."""
+    scale = _const(node, 1)
+    return scale is not None and scale.size == 1 and bool(np.all(scale > 0))
+
+
 def _steps(node: Node) -> bool:
     return node.float_attr("out_scale", 1.0) >= 0 and _const(node, 1) is not None
 
@@ -120,6 +126,8 @@ RISING: dict[str, Callable[[Node], bool]] = {
     "cim.dequant": _scale,
     "cim.sign": _always,
     "cim.relu": _always,
+    "cim.quantize": _always,
+    "onnx.QuantizeLinear": _quantiser,
     "qonnx.Quant": _quant,
     "qonnx.IntQuant": _quant,
     "qonnx.MultiThreshold": _steps,

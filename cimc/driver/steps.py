@@ -24,7 +24,8 @@ _LOWEST, _HIGHEST = int_range("i32")
 
 @dataclass(frozen=True)
 class Steps:
-    """thresholds: int64 [channels, 1 or 2]; flips: ±1 by channel; to: the element type."""
+    """thresholds: int64 [channels, T], one for each level of `to` but the lowest; flips: ±1 by
+    channel; to: the element type."""
 
     thresholds: Any
     flips: Any
@@ -48,10 +49,13 @@ class Steps:
         return -1 if bool(((self.thresholds > 0) & (self.thresholds <= 1)).all()) else 0
 
     def tables(self, channels: int) -> tuple[Array, Array | None]:
-        """Thresholds i32 [C] or [C, T] and flips i8 [C] (None: no flip) for that many
-        channels; a single one is repeated."""
+        """Thresholds i32 [C] or [C, T], many of them i16 where that will do, and flips i8 [C]
+        (None: no flip) for that many channels; a single one is repeated."""
         th = np.broadcast_to(self.thresholds, (channels, self.thresholds.shape[1]))
-        th = np.ascontiguousarray(th[:, 0] if th.shape[1] == 1 else th, np.int32)
+        small = th.shape[1] > 2 and bool((np.abs(th) < 2**15).all())
+        th = np.ascontiguousarray(
+            th[:, 0] if th.shape[1] == 1 else th, np.int16 if small else np.int32
+        )
         if not self.flipped:
             return th, None
         return th, np.ascontiguousarray(np.broadcast_to(self.flips, channels), np.int8)
@@ -96,7 +100,8 @@ def find_steps(
     channels: int | str,
     opsets: dict[str, int],
 ) -> Steps | None:
-    """The thresholds of the map `nodes` (first to last, ending in cim.sign) of `source`.
+    """The thresholds of the map `nodes` (first to last, ending in a sign or a quantiser) of
+    `source`.
 
     axis: the channel axis, -1 if all channels share one map (then channels is 1).
     None if the map is no step: it rises and falls, or is too wide to try and not rising; or
@@ -116,9 +121,14 @@ def find_steps(
         return _within_i32(_from_table(values, np.concatenate(signs), to))
     if not all(rising(n) for n in nodes):
         return None
-    levels = (1,) if to != "tern" else (0, 1)
-    thresholds = [_bisect(run, reach, channels, level) for level in levels]
+    thresholds = [_bisect(run, reach, channels, level) for level in _levels(to)]
     return _within_i32(Steps(np.stack(thresholds, 1), np.ones(channels, np.int8), to))
+
+
+def _levels(to: str) -> range:
+    """The values of an element type that need a threshold: all but the lowest."""
+    low, high = int_range(to)
+    return range(high, high + 1) if to == "bip" else range(low + 1, high + 1)
 
 
 def _within_i32(steps: Steps | None) -> Steps | None:
@@ -127,7 +137,8 @@ def _within_i32(steps: Steps | None) -> Steps | None:
 
 
 class SignMap:
-    """A float map of each element that ends in a sign, made ready to run on candidates."""
+    """A float map of each element that ends in a sign or a quantiser, made ready to run on
+    candidates."""
 
     def __init__(
         self, nodes: Sequence[Node], source: Value, axis: int, channels: int, opsets: dict[str, int]
@@ -157,33 +168,26 @@ class SignMap:
         self._evaluate = Evaluator(graph)
 
     def __call__(self, candidates: Any) -> Any:
-        """Signs int8 [rows, channels] of values [rows, channels]."""
+        """Results int16 [rows, channels] for values [rows, channels]."""
         x = candidates.astype(self._dtype).reshape(self._shape)
-        return self._evaluate({"given": x})["sign"].reshape(candidates.shape).astype(np.int8)
+        return self._evaluate({"given": x})["sign"].reshape(candidates.shape).astype(np.int16)
 
 
-def _from_table(values: Any, signs: Any, to: str) -> Steps | None:
-    """Steps from the signs [values, channels]; None if a channel is no step."""
-    if to == "tern" and not (signs == 0).any():
+def _from_table(values: Any, found: Any, to: str) -> Steps | None:
+    """Steps from the results [values, channels]; None if a channel is no step."""
+    if to == "tern" and not (found == 0).any():
         to = "bip"
-    if to == "u1":
-        signs = signs * 2 - 1
-    climbs = np.all(signs[1:] >= signs[:-1], axis=0)
-    if not np.all(climbs | np.all(signs[1:] <= signs[:-1], axis=0)):
+    climbs = np.all(found[1:] >= found[:-1], axis=0)
+    if not np.all(climbs | np.all(found[1:] <= found[:-1], axis=0)):
         return None
     flips = np.where(climbs, 1, -1).astype(np.int8)
-    levels = (0, 1) if to == "tern" else (1,)
-    thresholds = [_first(values, signs * flips >= level) for level in levels]
-    if to != "tern":  # bits have no zero: a mirrored step compares with the complement
-        falls = _first(values, signs < 1)
-        thresholds = [np.where(flips > 0, thresholds[0], falls)]
-    return Steps(np.stack(thresholds, 1), flips, to)
-
-
-def _first(values: Any, reached: Any) -> Any:
-    """The first value at which each column is true; one past the last if it never is."""
-    first = values[np.argmax(reached, axis=0)]
-    return np.where(reached.any(axis=0), first, values[-1] + 1)
+    low, high = int_range(to)
+    rising_ones = np.where(climbs, found, low + high - found)
+    ends = np.append(values, values[-1] + 1)  # one past the last where a level is never reached
+    thresholds = [
+        ends[np.searchsorted(rising_ones[:, c], _levels(to))] for c in range(found.shape[1])
+    ]
+    return Steps(np.stack(thresholds), flips, to)
 
 
 def _bisect(run: SignMap, reach: Bounds, channels: int, level: int) -> Any:

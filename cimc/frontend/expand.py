@@ -20,8 +20,10 @@ from cimc.frontend.emitter import Emitter
 from cimc.ir.graph import Node
 from cimc.ir.ops import TABLE
 from cimc.ir.rules import window
+from cimc.ir.types import int_range
 
 F32, F64 = TensorProto.FLOAT, TensorProto.DOUBLE
+_FEW = 3  # thresholds that are compared one by one
 
 
 def _sign(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
@@ -38,29 +40,35 @@ def _sign(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: st
 
 
 def _threshold(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
+    """The levels, added up over an axis of their own where there are many."""
     rank = len(node.arg(0).tensor.shape or ())
     along = [1] * rank
     along[attrs["axis"]] = -1
     table = np.asarray(node.arg(1).const, np.float64)
     columns = table.reshape(table.shape[0], -1)
-    x = e.cast(ins[0], F64)
-    bits = [
-        e.cast(e.at_least(x, e.const(columns[:, k].reshape(along))), F64)
-        for k in range(columns.shape[1])
-    ]
-    level = bits[0]
-    for bit in bits[1:]:
-        level = e.node("Add", level, bit)
-    top, to = float(columns.shape[1]), attrs["to"]
-    if to == "bip":
-        level = e.node("Mul", level, e.const(np.float64(2.0)))
-    if to in ("bip", "tern"):
-        level = e.node("Sub", level, e.const(np.float64(1.0)))
+    x, top, to = e.cast(ins[0], F64), columns.shape[1], attrs["to"]
+    if top > _FEW:
+        shape = e.node("Concat", e.node("Shape", x), e.const([1], np.int64), axis=0)
+        steps = e.const(columns.reshape([*along, top]))
+        reached = e.cast(e.at_least(e.node("Reshape", x, shape), steps), F32)
+        ones = e.const(np.ones((top, 1), np.float32))  # up to 2**24 of them: exact
+        level = e.cast(e.node("Reshape", e.node("MatMul", reached, ones), e.node("Shape", x)), F64)
+    else:
+        bits = [
+            e.cast(e.at_least(x, e.const(columns[:, k].reshape(along))), F64) for k in range(top)
+        ]
+        level = bits[0]
+        for bit in bits[1:]:
+            level = e.node("Add", level, bit)
     if len(ins) > 2:
         flip = np.asarray(node.arg(2).const, np.float64).reshape(along)
         level = e.node("Mul", level, e.const(flip))
-        if to[0] == "u":
-            level = e.node("Add", level, e.const(np.where(flip < 0, top, 0.0)))
+        level = e.node("Add", level, e.const(np.where(flip < 0, float(top), 0.0)))
+    if to == "bip":
+        level = e.node("Mul", level, e.const(np.float64(2.0)))
+    low, _ = int_range(to)
+    if low:
+        level = e.node("Add", level, e.const(np.float64(low)))
     e.cast(level, carrier(to), out)
 
 

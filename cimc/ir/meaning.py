@@ -100,13 +100,19 @@ def threshold(args: Sequence[Array], attrs: Attrs, types: Types) -> list[Array]:
     columns = th.reshape(th.shape[0], -1)
     along = [1] * x.ndim
     along[axis] = -1
-    level = sum((x >= columns[:, k].reshape(along) for k in range(columns.shape[1])), start=x * 0)
-    value = {"bip": 2 * level - 1, "tern": level - 1}.get(to, level)
+    level: Any = x * 0
+    for k in range(columns.shape[1]):
+        level = level + (x >= columns[:, k].reshape(along))
     if len(args) > 2:
         flip: Any = args[2].reshape(along)
-        mirrored = columns.shape[1] - level if to[0] == "u" else -value
-        value = np.where(flip < 0, mirrored, value)
-    return [value.astype(container(to))]
+        level = np.where(flip < 0, columns.shape[1] - level, level)
+    return [level_value(level, to).astype(container(to))]
+
+
+def level_value(level: Any, to: str) -> Any:
+    """The value of element type `to` that level 0, 1, … stands for, from its lowest on."""
+    low, _ = int_range(to)
+    return 2 * level - 1 if to == "bip" else level + low
 
 
 def max_pool(args: Sequence[Array], attrs: Attrs, types: Types) -> list[Array]:

@@ -114,7 +114,7 @@ ROWS: tuple[OpDef, ...] = (
         rules.threshold,
         meaning.threshold,
         "level n = how many of the channel's thresholds th[C] or th[C,T] x reaches: bip 2n-1, "
-        "tern n-1, uN n; where flip is -1 the level is mirrored",
+        "tern n-1, uN n, iN n less 2**(N-1); where flip is -1 the level is mirrored to T - n",
         "%y = cim.threshold(%x, %th): bip[1,32,14,14]",
     ),
     OpDef(

@@ -127,7 +127,10 @@ def _levels_fit(to: str, levels: int) -> bool:
         return levels == 1
     if to == "tern":
         return levels == 2
-    return is_elem(to) and to[0] == "u" and levels <= int_range(to)[1]
+    if not is_elem(to) or to[0] not in "ui":
+        return False
+    low, high = int_range(to)
+    return levels <= high - low
 
 
 def max_pool(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:

@@ -227,7 +227,11 @@ def test_concat(data: Any, opset: int, seed: int, shape: Any, elem: str) -> None
 def test_threshold(data: Any, opset: int, seed: int, shape: Any, elem: str, flip: bool) -> None:
     rng = np.random.default_rng(seed)
     axis = data.draw(st.integers(0, len(shape) - 1))
-    to, steps = data.draw(st.sampled_from([("bip", 1), ("tern", 2), ("u1", 1), ("u3", 3)]))
+    to, steps = data.draw(
+        st.sampled_from(
+            [("bip", 1), ("tern", 2), ("u1", 1), ("u3", 3), ("u3", 7), ("i3", 6), ("i8", 2)]
+        )
+    )
     x = array(rng, elem, shape)
     channels = shape[axis]
     th = np.sort(rng.choice(x.ravel(), (channels, steps)), axis=1).astype(np.int32)
