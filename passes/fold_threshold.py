@@ -12,7 +12,7 @@ from cimc.driver.elementwise import data_input, rising
 from cimc.driver.steps import Steps, chain_axes, chain_axis, find_steps
 from cimc.frontend.windows import covered, window_attrs
 from cimc.ir.graph import Graph, Node, Value
-from cimc.ir.types import is_float, is_integer, planes
+from cimc.ir.types import elem_of, is_float, is_integer, planes
 
 _LAYOUT = ("cim.reshape", "cim.transpose")
 
@@ -144,7 +144,7 @@ def _emit(rw: Rewriter, chain: _Chain, axis: int, steps: Steps) -> bool:
         rw.replace(sign.output, _again(rw, below, out, name, sign))
         return True
     th, flip = steps.tables(channels)
-    inputs = [q, rw.const(f"{name}.th", th, "i32")]
+    inputs = [q, rw.const(f"{name}.th", th, elem_of(th.dtype))]
     if flip is not None:
         inputs.append(rw.const(f"{name}.flip", flip, "bip"))
     attrs: dict[str, Any] = {"axis": along} if along != 1 else {}
