@@ -1,7 +1,8 @@
 """onnxruntime sessions as this project uses them: graph optimisation off, quiet.
 
 Optimised graphs may round differently from one version to the next; the unoptimised one
-is the oracle and runs the host fragments.
+is the oracle and runs the host fragments. Where this processor's integer kernels saturate,
+their weights are moved out of the way (`saturation.py`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cimc.errors import CompileError
+from cimc.frontend.saturation import exact
 from cimc.ir.types import Array
 
 
@@ -28,7 +30,7 @@ def open_session(model: bytes, what: str, threads: int = 0) -> Any:
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(exact(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no common exception class
         raise CompileError(f"onnxruntime cannot load it: {_brief(error)}", what) from error
 
