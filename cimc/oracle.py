@@ -1,8 +1,10 @@
 """What a program is held against: its model, run without this compiler where that is
 possible, one sample at a time.
 
-ONNX models run in onnxruntime with graph optimisation off. Models with QONNX operators, which
-onnxruntime does not know, and graph IR run in the evaluator: those operators by definition.
+Exact pipelines: the model in onnxruntime with graph optimisation off. Others: the ONNX export
+of the graph after the last pass that changed its meaning (approximate passes; readings of
+quantised models). Models with QONNX operators, which onnxruntime does not know, and graph IR
+run in the evaluator: those operators by definition.
 """
 
 from __future__ import annotations
@@ -15,60 +17,112 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
+from cimc.driver.base import Geometry, PassContext
+from cimc.driver.clone import clone
+from cimc.driver.pipeline import parse_pipeline
+from cimc.driver.registry import Registry, load_registry
+from cimc.driver.runner import run_passes
 from cimc.errors import CompileError
+from cimc.frontend.bind import bind_shapes
 from cimc.frontend.domains import PREFIX
 from cimc.frontend.evaluate import Evaluator
-from cimc.frontend.importer import import_model
+from cimc.frontend.export import to_onnx
+from cimc.frontend.importer import import_model, import_onnx
 from cimc.frontend.load import load_model
 from cimc.frontend.session import call, open_session
+from cimc.ir.graph import Graph
 from cimc.ir.text import load_graph
 from cimc.ir.types import Array
 from cimc.isa.program import Program
 from cimc.sim.feed import Feed, join_samples
 
 Feeds = Mapping[str, Array]
+Once = Callable[[Feeds], dict[str, Array]]
+"""From the inputs of one sample to the outputs, by ONNX name."""
 # The newest IR version that the oldest onnxruntime we accept reads; operators do not depend on it.
 _IR_VERSION = 10
 
 
-def open_oracle(model: str | Path, program: Program) -> Callable[[Feeds], dict[str, Array]]:
+class Oracle:
     """A function from inputs (any number of samples) to outputs by ONNX name.
 
-    program: says along which axes samples are fed. Raises CompileError for an unusable model
-    or one whose interface is not the program's.
-    """
-    path = Path(model)
-    once = _graph_runner(path) if path.suffix == ".cimir" else _model_runner(path, program)
-    outputs = [m for m in program.outputs if m.output is not None]
+    after: the pass after which the model is run; empty for the model as it is."""
 
-    def run(feeds: Feeds) -> dict[str, Array]:
-        feed = Feed(program, feeds)
+    def __init__(self, path: Path, program: Program, once: Once, after: str = "") -> None:
+        self._path, self._program, self._once, self.after = path, program, once, after
+
+    def __call__(self, feeds: Feeds) -> dict[str, Array]:
+        """Raises CompileError for inputs that do not fit, and where the model can't run."""
+        outputs = [m for m in self._program.outputs if m.output is not None]
+        feed = Feed(self._program, feeds)
         found: dict[str, list[Any]] = {str(m.output): [] for m in outputs}
         for index in range(feed.samples):
-            results = once(feed.sample(index))
+            results = self._once(feed.sample(index))
             missing = [name for name in found if name not in results]
             if missing:
                 raise CompileError(
                     f"the model has no output '{missing[0]}', the program has",
-                    str(path),
+                    str(self._path),
                     help="is the program compiled from this model?",
                 )
             for name, values in found.items():
                 values.append(results[name])
         return {str(m.output): join_samples(found[str(m.output)], m.batch) for m in outputs}
 
-    return run
+
+def open_oracle(model: str | Path, program: Program, registry: Registry | None = None) -> Oracle:
+    """The oracle of a program: its model in the form that the program's pipeline gives it.
+
+    program: says what the pipeline was, and along which axes samples are fed. registry: holds
+    the pipeline's passes. Raises CompileError for an unusable model, one whose interface is
+    not the program's, and passes that are not known.
+    """
+    path = Path(model)
+    found = _meaning(path, program, registry or load_registry())
+    if found is None:
+        return open_model(path, program)
+    graph, after = found
+    if any(node.domain == "qonnx" for node in graph.nodes):
+        return Oracle(path, program, Evaluator(graph), after)
+    return Oracle(path, program, _runner(to_onnx(graph), path, program), after)
 
 
-def _graph_runner(path: Path) -> Callable[[Feeds], dict[str, Array]]:
-    return Evaluator(load_graph(path))
-
-
-def _model_runner(path: Path, program: Program) -> Callable[[Feeds], dict[str, Array]]:
+def open_model(model: str | Path, program: Program) -> Oracle:
+    """The model as it is, on the program's inputs. Raises CompileError as `open_oracle`."""
+    path = Path(model)
+    if path.suffix == ".cimir":
+        return Oracle(path, program, Evaluator(load_graph(path)))
     proto = load_model(path)
     if any(PREFIX.get(node.domain) == "qonnx" for node in proto.graph.node):
-        return Evaluator(import_model(proto, str(path)))
+        return Oracle(path, program, Evaluator(import_model(proto, str(path))))
     proto.ir_version = min(proto.ir_version, _IR_VERSION)
+    return Oracle(path, program, _runner(proto, path, program))
+
+
+def _meaning(path: Path, program: Program, registry: Registry) -> tuple[Graph, str] | None:
+    """The graph after the last pass that changed it and is not exact, and that pass; None if
+    there is none."""
+    passes = parse_pipeline(program.pipeline, registry)
+    last = max((i for i, p in enumerate(passes) if p.kind != "exact"), default=-1)
+    if last < 0:
+        return None
+    graph = load_graph(path) if path.suffix == ".cimir" else import_onnx(path)
+    sizes = {str(m.input): m.shape for m in program.inputs if m.shape is not None}
+    bind_shapes(graph, sizes, str(path))
+    target = program.target
+    context = PassContext(
+        Geometry(target.rows, target.cols, target.tiles, target.functions, target.acc_bits)
+    )
+    found = None
+    for step in passes[: last + 1]:
+        (timing,) = run_passes(graph, [step], context)
+        if timing.changed and step.kind != "exact":
+            found = clone(graph)[0], step.name
+    return found
+
+
+def _runner(proto: ModelProto, path: Path, program: Program) -> Once:
+    """A model in onnxruntime, if its inputs are the program's."""
     session = open_session(_bytes(proto, path), str(path))
     inputs, wanted = {i.name for i in session.get_inputs()}, {m.input for m in program.inputs}
     if inputs != wanted:
@@ -173,6 +227,19 @@ def _ulps(expected: Any, found: Any, differ: Any) -> int:
     order = [a[differ].view(np.int32).astype(np.int64) for a in (expected, found)]
     steps = [np.where(o < 0, -(o & 0x7FFFFFFF), o) for o in order]
     return int(np.max(np.abs(steps[0] - steps[1])))
+
+
+def off(model: Oracle, feeds: Feeds, found: Feeds) -> str:
+    """How far the outputs are from those of the model as it is: `at most 0.01 in logits
+    (relative 0.002)`, `nothing`, or why that can't be said."""
+    try:
+        comparisons = compare(model(feeds), found)
+    except CompileError as error:
+        return f"not known: {error.message}"
+    worst = max(comparisons, key=lambda c: c.relative, default=None)
+    if worst is None or all(c.kind == "equal" for c in comparisons):
+        return "nothing"
+    return f"at most {worst.largest:.3g} in {worst.name} (relative {worst.relative:.3g})"
 
 
 def verdict(comparisons: Sequence[Comparison]) -> str:

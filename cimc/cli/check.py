@@ -38,20 +38,22 @@ def command(
     """Run a program and its model on the same inputs and compare every output bit.
 
     The model runs in onnxruntime with graph optimisation off, QONNX operators by their
-    definition, one sample at a time. Without PROGRAM the model is compiled first. The last
-    line is `bit-exact: yes`, `no`, or `n/a` for float outputs that agree within rounding;
-    the exit code is 1 for `no`.
+    definition, one sample at a time. After approximate passes it is the graph that they made,
+    exported to ONNX, and a line says how far that is from the model as it is. Without PROGRAM
+    the model is compiled first. The last line is `bit-exact: yes`, `no`, or `n/a` for float
+    outputs that agree within rounding; the exit code is 1 for `no`.
     """
     compiling = options.Compiling.of(**how)
     from cimc import api, oracle
     from cimc.cli import arrays
+    from cimc.driver.registry import load_registry
     from cimc.errors import CompileError
 
     if Path(model).suffix == ".cim":
         help = "first the model: cimc check MODEL [PROGRAM]"
         raise CompileError("is a .cim program, not a model", model, help)
     if program is not None:
-        if replace(compiling, pipeline=None):
+        if replace(compiling, pipeline=None, plugins=()):
             raise click.UsageError("a .cim program is compiled already: give its model alone")
         compiled = api.load(program)
         if compiling.pipeline not in (None, compiled.program.pipeline):
@@ -61,7 +63,7 @@ def command(
             )
     else:
         compiled = compiling.compile(model)
-    reference = oracle.open_oracle(model, compiled.program)
+    reference = oracle.open_oracle(model, compiled.program, load_registry(compiling.plugins))
     inputs = arrays.ports(compiled.program)
     if input_file is not None:
         feeds = arrays.read_inputs(Path(input_file), inputs)
@@ -72,6 +74,10 @@ def command(
     comparisons = oracle.compare(reference(feeds), found)
     for comparison in comparisons:
         click.echo(str(comparison))
+    if reference.after:
+        as_it_is = oracle.open_model(model, compiled.program)
+        distance = oracle.off(as_it_is, feeds, found)
+        click.echo(f"off the model as it was before {reference.after}: {distance}")
     verdict = oracle.verdict(comparisons)
     click.echo(f"bit-exact: {verdict}")
     ctx.exit(1 if verdict.startswith("no") else 0)

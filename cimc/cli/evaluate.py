@@ -54,7 +54,7 @@ def command(
         with progress_bar("samples") as progress:
             outputs = compiled.run(feeds, progress=progress).outputs
     else:
-        outputs = oracle.open_oracle(file, compiled.program)(feeds)
+        outputs = oracle.open_model(file, compiled.program)(feeds)
     scores = next(iter(outputs.values()))
     guesses: Any = np.asarray(scores).reshape(len(labels), -1)
     if guesses.shape[1] > 1:
