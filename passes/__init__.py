@@ -34,8 +34,9 @@ PIPELINES = {
         "find what the model already holds as bits and integers",
     ),
     "recognise-any-alpha": (
-        "recognise-sign,recognise-qonnx,sink-dequant,recognise-layers{any_alpha=true},sink-dequant",
-        "the same, and layers whose float sum rounds, which is stated",
+        "recognise-sign,recognise-qonnx,sink-dequant,recognise-layers,"
+        "recognise-layers{any_alpha=true},sink-dequant",
+        "the same, and layers whose float sums round: says which",
     ),
     "auto": (
         "cleanup,quantize-dynamic,recognise-any-alpha,fold-threshold,cleanup",
