@@ -25,7 +25,7 @@ from cimc.driver.runner import run_passes
 from cimc.errors import CompileError
 from cimc.frontend.bind import bind_shapes
 from cimc.frontend.domains import PREFIX
-from cimc.frontend.evaluate import Evaluator
+from cimc.frontend.evaluate import Evaluator, input_names
 from cimc.frontend.export import to_onnx
 from cimc.frontend.importer import import_model, import_onnx
 from cimc.frontend.load import load_model
@@ -107,6 +107,7 @@ def _meaning(path: Path, program: Program, registry: Registry) -> tuple[Graph, s
     if last < 0:
         return None
     graph = load_graph(path) if path.suffix == ".cimir" else import_onnx(path)
+    _same_inputs(input_names(graph), path, program)
     sizes = {str(m.input): m.shape for m in program.inputs if m.shape is not None}
     bind_shapes(graph, sizes, str(path))
     target = program.target
@@ -124,19 +125,23 @@ def _meaning(path: Path, program: Program, registry: Registry) -> tuple[Graph, s
 def _runner(proto: ModelProto, path: Path, program: Program) -> Once:
     """A model in onnxruntime, if its inputs are the program's."""
     session = open_session(_bytes(proto, path), str(path))
-    inputs, wanted = {i.name for i in session.get_inputs()}, {m.input for m in program.inputs}
-    if inputs != wanted:
-        raise CompileError(
-            f"the model takes {_quoted(inputs)}, the program takes {_quoted(wanted)}",
-            str(path),
-            help="is the program compiled from this model?",
-        )
+    _same_inputs([i.name for i in session.get_inputs()], path, program)
     names = [o.name for o in session.get_outputs()]
 
     def once(feeds: Feeds) -> dict[str, Array]:
         return dict(zip(names, call(session, dict(feeds), str(path))))
 
     return once
+
+
+def _same_inputs(names: Iterable[str], path: Path, program: Program) -> None:
+    found, wanted = set(names), {m.input for m in program.inputs}
+    if found != wanted:
+        raise CompileError(
+            f"the model takes {_quoted(found)}, the program takes {_quoted(wanted)}",
+            str(path),
+            help="is the program compiled from this model?",
+        )
 
 
 def _quoted(names: Iterable[str | None]) -> str:
