@@ -29,6 +29,8 @@ def held(rw: Rewriter, value: Value) -> Array | None:
         node = rw.producer(pending.pop())
         if node is None or (node.op not in _STORED and node.domain != "qonnx"):
             return None
+        if node in nodes:
+            continue
         nodes.add(node)
         pending += [v for v in node.inputs if v is not None and v.const is None]
     part = outline(rw.graph, sorted(nodes, key=rw.graph.nodes.index))
