@@ -109,7 +109,7 @@ class AllocateTiles(Pass):
         place_ = _compact if self.strategy == "compact" else _fast
         found = []
         for place in graph.places:
-            shape = kernel_shape(layers[place.value])
+            shape = kernel_shape(layers[place.value], place.width)
             found += place_(chip, place, shape.unit(place.width), shape.planes)
         _check_size(chip, ctx.geometry)
         graph.places = found

@@ -18,6 +18,7 @@ LAYERS = ("cim.conv", "cim.matmul")
 # Integer work that the program does between layers, if it touches one.
 _BETWEEN = (
     "cim.threshold", "cim.max_pool", "cim.add", "cim.relu", "cim.reshape", "cim.transpose",
+    "cim.requant", "cim.lut", "cim.sum_pool", "cim.qadd", "cim.concat",
 )  # fmt: skip
 _VIEWS = ("cim.reshape", "cim.transpose")
 
@@ -29,13 +30,14 @@ def _refusal(node: Node, ctx: PassContext) -> str:
         input_planes(x.elem)
     except Misfit as misfit:
         return f"its input: {misfit}"
-    if w.elem not in ("bip", "tern"):
-        return f"its weights are {w.elem}"
     if x.tensor.static is None:
         return f"its input has the shape {x.type}: sizes must be known"
-    functions = set(ctx.geometry.functions)
-    if x.elem not in ("bip", "tern") and w.elem == "tern" and functions == {"xor"}:
-        return "integers times ternary weights need and, nand or or; the target has only xor"
+    signs = ("bip", "tern")
+    if x.elem not in signs and w.elem != "bip" and set(ctx.geometry.functions) == {"xor"}:
+        kind = "ternary" if w.elem == "tern" else "integer"
+        return f"integers times {kind} weights need and, nand or or; the target has only xor"
+    if any(v.tensor.static is None for v in node.inputs[2:3] if v is not None):
+        return "the shape of its zero point is not known"
     return ""
 
 
@@ -61,8 +63,11 @@ def _on_tiles(graph: Graph, ctx: PassContext) -> set[Node]:
 
 def _static(node: Node) -> bool:
     values = [v for v in (*node.inputs, *node.outputs) if v is not None]
-    if node.arg(0).const is not None or (node.op == "cim.add" and node.arg(1).const is not None):
+    both = node.op in ("cim.add", "cim.qadd", "cim.concat")
+    if node.arg(0).const is not None or (both and node.arg(1).const is not None):
         return False  # constants are tables of a program, not buffers
+    if node.op == "cim.requant":
+        values.remove(node.arg(1))  # its scales are floats
     return all(is_integer(v.elem) and v.tensor.static is not None for v in values)
 
 
@@ -176,7 +181,7 @@ def _reasons(nodes: list[Node]) -> str | None:
     layers: dict[str, list[str]] = {}
     for node in nodes:
         if macs(node) or node.why:
-            why = node.why or f"{node.op} is not a layer with binary or ternary weights"
+            why = node.why or f"{node.op} is not a layer of integers"
             layers.setdefault(why, []).append(layer_name(node))
     return "; ".join(f"{why}: {', '.join(names)}" for why, names in layers.items()) or None
 
@@ -184,8 +189,9 @@ def _reasons(nodes: list[Node]) -> str | None:
 @dataclass(frozen=True)
 class Legalise(Pass):
     """Rules:
-    1. `cim.conv`, `cim.matmul` with at most 8 input planes and bip or tern weights: tile
-    2. integer work that leads to or from them (thresholds, pools, sums, layout): in the program
+    1. `cim.conv`, `cim.matmul` with at most 8 input planes: tile
+    2. integer work that leads to or from them (thresholds, requantisation, tables, pools, sums,
+       layout): in the program
     3. everything else, in maximal groups ⇒ `cim.host`, with the reason for each layer in it
     Refuses layers whose worst case overflows the target's accumulator.
     """

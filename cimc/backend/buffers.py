@@ -11,6 +11,7 @@ from cimc.ir.types import TensorType
 from cimc.isa.program import Mem, View
 
 _VIEWS = ("cim.reshape", "cim.transpose")
+_ALIKE = ("cim.threshold", "cim.relu", "cim.requant", "cim.lut")  # channels stay where they are
 
 
 class Buffers:
@@ -84,7 +85,7 @@ class Buffers:
         """Channels: the last axis of a product, else axis 1 where there is one."""
         rank = len(value.tensor.shape or ())
         node = self._made.get(value)
-        while node is not None and node.op in ("cim.threshold", "cim.relu"):
+        while node is not None and node.op in _ALIKE:
             value = node.arg(0)
             node = self._made.get(value)
         if node is not None and node.op == "cim.matmul":

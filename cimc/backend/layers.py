@@ -11,6 +11,7 @@ from cimc.isa.program import Affine, Instr, Loop, Option, Range, Ref, Reg, Rows
 
 Body = list[Instr | Loop]
 POSITION = Affine.of("p")
+_INPUT_SUM = Reg("s", Range.of(0, 1))  # the sum of the input's values, for zero points of w
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,42 @@ class Load:
     groups: int
     planes: int  # input bit planes
     negative_top: bool  # the top plane counts negative (two's complement)
+    pad: Affine | Ref | None = None  # what taps outside hold; None: they are not valid
+
+
+@dataclass(frozen=True)
+class Corrections:
+    """What is added to the sums of products, by names of data items with one integer for each
+    channel: `start` at once, `by_zero` times the zero point `zero` (a buffer's element), `by_sum`
+    times the sum of the input's values."""
+
+    start: str | None = None
+    zero: Ref | None = None
+    by_zero: str | None = None
+    by_sum: str | None = None
 
 
 @dataclass(frozen=True)
 class Store:
-    """Where sums go: `st.acc`, or `st.ge` with thresholds and perhaps flips."""
+    """Where sums go: `st.acc`, or `st.ge` with thresholds and perhaps flips, or `st.rq` with
+    scales and a zero point."""
 
     buffer: str
     thresholds: str | None = None
     flips: str | None = None
+    scales: str | None = None
+    zero: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that the code of a layer depends on, besides its nests."""
+
+    load: Load
+    recipe: Recipe
+    corrections: Corrections
+    stores: tuple[Store, ...]
+    channels: int  # of one group, or of one pack
 
 
 def loops(heads: Sequence[Head], body: Body) -> Body:
@@ -44,37 +72,29 @@ def loops(heads: Sequence[Head], body: Body) -> Body:
 def program_cells(nest: Nest, data: str, planes: int, channels: int) -> Body:
     """`.load`: reset and set the rows of a nest from the cell matrix `data`."""
     body: Body = []
-    for plane in range(planes):
-        tile, row = nest.rows_of(plane)
-        first = nest.group * (planes * channels) + plane * channels + nest.channel
-        rows = Rows(tile, Range.of(row, nest.size))
+    for rung in nest.rungs(0, planes):
+        first = nest.group * (planes * channels) + rung.plane * channels + nest.channel
+        rows = Rows(rung.tile, Range.of(rung.row, nest.size))
         source = Ref(data, range=Range.of(first, nest.size))
-        for op in ("reset", "set"):
-            body.append(Instr(op, (rows, source), _seg(nest)))
+        pulses: Body = [Instr(op, (rows, source), _seg(nest)) for op in ("reset", "set")]
+        body += loops(rung.heads, pulses)
     return loops([*nest.units, *nest.inner, *nest.chunks], body)
 
 
-def layer(
-    nests: Sequence[Nest],
-    load: Load,
-    recipe: Recipe,
-    stores: Sequence[Store],
-    channels: int,
-    positions: int,
-) -> Body:
-    """`.infer`: the loop over positions of a layer with `channels` kernels in each group."""
-    if load.groups == 1:
-        body = _clear(0, channels)
+def layer(nests: Sequence[Nest], plan: Plan, positions: int) -> Body:
+    """`.infer`: the loop over positions of a layer."""
+    if plan.load.groups == 1:
+        body = _start(plan, Affine(), Affine(), plan.channels)
         for nest in nests:
-            body += loops(nest.units, _segment(nest, load, recipe))
-        body += _store(stores, Affine(), Affine(), channels)
+            body += loops(nest.units, _segment(nest, plan))
+        body += _finish(plan, Affine(), Affine(), plan.channels)
     else:
         body = []
         for nest in nests:
-            group = _clear(nest.channel, nest.size)
-            group += loops(nest.inner, _segment(nest, load, recipe))
-            channel = nest.group * channels + nest.channel
-            group += _store(stores, channel, nest.channel, nest.size)
+            channel = nest.group * plan.channels + nest.channel
+            group = _start(plan, channel, nest.channel, nest.sums)
+            group += loops(nest.inner, _segment(nest, plan))
+            group += _finish(plan, channel, nest.channel, nest.sums)
             body += loops(nest.units, group)
     return at_positions(positions, body)
 
@@ -84,54 +104,102 @@ def at_positions(count: int, body: Body) -> Body:
     return [Loop("for", "p", Affine(), Affine.of(count), body)] if count else []
 
 
-def _clear(start: int | Affine, size: int) -> Body:
-    return [Instr("acc.clr", (Reg("a", Range.of(start, size)),))]
+def _start(plan: Plan, channel: Affine, row: Affine, size: int) -> Body:
+    """Clear the sums of `size` channels from `channel` on, then add what is known before the
+    products: accumulator `row` belongs to `channel`."""
+    sums, rows, given = Reg("a", Range.of(row, size)), Range.of(channel, size), plan.corrections
+    body: Body = [Instr("acc.clr", (sums,))]
+    if given.by_sum is not None:
+        body.append(Instr("acc.clr", (_INPUT_SUM,)))
+    if given.start is not None:
+        body.append(Instr("acc.add", (sums, Ref(given.start, range=rows))))
+    if given.by_zero is not None and given.zero is not None:
+        body.append(Instr("acc.mac", (sums, given.zero, Ref(given.by_zero, range=rows))))
+    return body
 
 
-def _store(stores: Sequence[Store], channel: Affine, row: Affine, size: int) -> Body:
+def _finish(plan: Plan, channel: Affine, row: Affine, size: int) -> Body:
+    """Add what is known after the products, then store."""
     body: Body = []
-    sums = Reg("a", Range.of(row, size))
-    for store in stores:
-        target = Ref(store.buffer, POSITION, Range.of(channel, size))
-        if store.thresholds is None:
+    sums, rows = Reg("a", Range.of(row, size)), Range.of(channel, size)
+    if plan.corrections.by_sum is not None:
+        factors = Ref(plan.corrections.by_sum, range=rows)
+        body.append(Instr("acc.mac", (sums, _INPUT_SUM, factors)))
+    for store in plan.stores:
+        target = Ref(store.buffer, POSITION, rows)
+        opts: dict[str, Option] = {}
+        if store.scales is not None:
+            opts = {"zero": Affine(store.zero)} if store.zero else {}
+            body.append(Instr("st.rq", (target, sums, Ref(store.scales, range=rows)), opts))
+        elif store.thresholds is not None:
+            opts = {} if store.flips is None else {"flip": Ref(store.flips, range=rows)}
+            body.append(Instr("st.ge", (target, sums, Ref(store.thresholds, range=rows)), opts))
+        else:
             body.append(Instr("st.acc", (target, sums)))
-            continue
-        rows = Range.of(channel, size)
-        opts = {} if store.flips is None else {"flip": Ref(store.flips, range=rows)}
-        body.append(Instr("st.ge", (target, sums, Ref(store.thresholds, range=rows)), dict(opts)))
     return body
 
 
-def _segment(nest: Nest, load: Load, recipe: Recipe) -> Body:
+def _segment(nest: Nest, plan: Plan) -> Body:
     """All input planes of a segment; the top plane of a signed integer is peeled."""
+    load = plan.load
     if load.planes == 1:
-        return _plane(nest, load, recipe, Affine(), 1)
+        return _plane(nest, plan, Affine(), -1 if load.negative_top else 1)
     top = load.planes - 1 if load.negative_top else load.planes
-    var = Affine.of("b")
-    body: Body = [Loop("for", "b", Affine(), Affine.of(top), _plane(nest, load, recipe, var, 1))]
+    body = loops([Head("for", "b", top)], _plane(nest, plan, Affine.of("b"), 1))
     if load.negative_top:
-        body += _plane(nest, load, recipe, Affine(top), -1)
+        body += _plane(nest, plan, Affine(top), -1)
     return body
 
 
-def _plane(nest: Nest, load: Load, recipe: Recipe, plane: Affine, sign: int) -> Body:
-    body = [_load(nest, load, plane)]
+def _plane(nest: Nest, plan: Plan, plane: Affine, sign: int) -> Body:
+    """One input plane: load it, then read the rows of each weight plane."""
+    recipe = plan.recipe
+    body: Body = [_load(nest, plan.load, plane)]
     for latch in recipe.latches:
         opts = {"value": Affine(1)} if latch == "1" else {}
         body.append(Instr("ld.fill", (Reg(f"x{latch}"), Reg("x")), dict(opts)))
-    sums = Reg("a", Range.of(nest.channel, nest.size))
+    # a layer's nests load each segment anew for other channels: it is summed with the first
+    first = plan.load.groups > 1 or nest.channel.const == 0
+    if plan.corrections.by_sum is not None and first:
+        body += _accumulate(_INPUT_SUM, Reg("x", field="ones"), sign, plane)
+    sums = Reg("a", Range.of(nest.channel, nest.sums))
     rows: Body = []
     for scalar, weight in (("valid", recipe.valid), ("ones", recipe.ones)):
         rows += _accumulate(sums, Reg("x", field=scalar), sign * weight, plane)
-    bits, counts = (Reg(name, Range.of(0, nest.size)) for name in ("d", "c"))
-    for term in recipe.terms:
-        tile, row = nest.rows_of(term.plane)
-        filled = Reg("x" if term.latch == "x" else f"x{term.latch}")
-        cells = Rows(tile, Range.of(row, nest.size))
-        rows.append(Instr(f"read.{term.function}", (bits, cells, filled)))
-        rows.append(Instr("popc", (counts, bits)))
-        rows += _accumulate(sums, counts, sign * term.weight, plane)
+    if not recipe.ladder:
+        for term in recipe.terms:
+            tile, row = nest.rows_of(term.plane)
+            rows += _read(nest, term.function, term.latch, (tile, row))
+            rows += _accumulate(sums, _counts(nest), sign * term.weight, plane)
+    top = recipe.ladder - 1 if recipe.signed else recipe.ladder
+    runs = [(rung, sign) for rung in nest.rungs(0, top)]
+    runs += [(rung, -sign) for rung in nest.rungs(top, recipe.ladder)]
+    for rung, factor in runs:
+        inner: Body = []
+        for term in recipe.terms:
+            inner += _read(nest, term.function, term.latch, (rung.tile, rung.row))
+            inner += _accumulate(sums, _counts(nest), factor * term.weight, plane + rung.plane)
+        rows += loops(rung.heads, inner)
     return [*body, *loops(nest.chunks, rows)]
+
+
+def _read(nest: Nest, function: str, latch: str, at: tuple[Affine, Affine]) -> Body:
+    bits = Reg("d", Range.of(0, nest.size))
+    cells = Rows(at[0], Range.of(at[1], nest.size))
+    filled = Reg("x" if latch == "x" else f"x{latch}")
+    return [
+        Instr(f"read.{function}", (bits, cells, filled)),
+        Instr("popc", (_counts(nest), bits), _width(nest)),
+    ]
+
+
+def _counts(nest: Nest) -> Reg:
+    return Reg("c", Range.of(0, nest.sums))
+
+
+def _width(nest: Nest) -> dict[str, Option]:
+    """The columns of each group of a pack."""
+    return {"width": Affine(nest.columns)} if nest.pack > 1 else {}
 
 
 def _load(nest: Nest, load: Load, plane: Affine) -> Instr:
@@ -141,10 +209,12 @@ def _load(nest: Nest, load: Load, plane: Affine) -> Instr:
     source = Ref(load.source, POSITION)
     if load.window is None:
         opts["width"] = Affine(load.width)
-        return Instr("ld.vector", (Reg("x"), source), dict(opts))
+        return Instr("ld.vector", (Reg("x"), source), opts)
     if nest.group != Affine():
         opts["group"] = nest.group
-    return Instr("ld.window", (Reg("x"), source, Ref(load.window)), dict(opts))
+    if load.pad is not None:
+        opts["pad"] = load.pad
+    return Instr("ld.window", (Reg("x"), source, Ref(load.window)), opts)
 
 
 def _seg(nest: Nest) -> dict[str, Option]:

@@ -14,20 +14,25 @@ import numpy as np
 
 from cimc.backend import layers, recipes
 from cimc.backend.buffers import Buffers
+from cimc.backend.corrections import Terms, correction_terms
 from cimc.backend.nest import nests
 from cimc.driver.base import Geometry
 from cimc.frontend.export import to_onnx
 from cimc.frontend.macs import graph_macs, macs
 from cimc.ir.graph import Graph, Node, Value, layer_name
-from cimc.ir.kernels import cells, kernel_shape
+from cimc.ir.kernels import KernelShape, cells, kernel_shape
 from cimc.ir.names import Names
 from cimc.ir.ops import HOST
 from cimc.ir.rules import input_planes, window
+from cimc.ir.types import Array
 from cimc.isa.program import (
+    Affine,
     Data,
     Instr,
     Layer,
+    Option,
     Program,
+    Range,
     Ref,
     Refs,
     Section,
@@ -53,9 +58,11 @@ class _Lowering:
         self.geometry = geometry
         self.buffers = Buffers(graph, batch)
         self.users = graph.users()
+        self.made = graph.producers()
         self.wins: list[Win] = []
         self.data: dict[str, Data] = {}
         self.names: dict[Value, str] = {}
+        self.scales: dict[str, str] = {}
         self.load: list[Layer] = []
         self.infer: list[Layer] = []
         self.fused: set[Node] = set()
@@ -95,6 +102,8 @@ class _Lowering:
             self._host(node)
         elif node.op in ("cim.conv", "cim.matmul"):
             self._layer(node)
+        elif node.op == "cim.concat":
+            self._concat(node)
         elif node.op in _ELEMENTWISE and node not in self.fused:
             self._between(node)
 
@@ -116,40 +125,65 @@ class _Lowering:
     # -- layers --
 
     def _layer(self, node: Node) -> None:
-        shape = kernel_shape(node)
         x, w = node.arg(0), node.arg(1)
         label = self.label(layer_name(node))
-        matrix = self._cells(node)
         places = [p for p in self.graph.places if p.value is w]
         width = places[0].width if places else 0
-        runs = nests(places, shape)
-        segments = shape.segments(width) if width else 1
+        shape = kernel_shape(node, width)
+        matrix = self._cells(node, width)
+        groups = node.int_attr("group", 1)
+        runs = nests(places, shape, groups)
         if w not in self.programmed:
             self.programmed.add(w)
             body: layers.Body = []
             for nest in runs:
                 body += layers.program_cells(nest, matrix, shape.planes, shape.channels)
             self.load.append(Layer(label, body))
-        load, positions = self._input(node, label, width, segments)
-        recipe = recipes.recipe(x.elem, w.elem, self.geometry.functions)
-        body = layers.layer(runs, load, recipe, self._stores(node), shape.channels, positions)
+        given = correction_terms(node)
+        load, positions = self._input(node, label, shape, width, given)
+        functions = self.geometry.functions
+        recipe = recipes.recipe(x.elem, w.elem, functions, shape.pack > 1)
+        plan = layers.Plan(
+            load,
+            recipe,
+            self._corrections(given, label),
+            tuple(self._stores(node)),
+            shape.channels * shape.pack,
+        )
+        body = layers.layer(runs, plan, positions)
         kind = "x".join(str(d) for d in (w.tensor.shape or ()))
         note = f"# {kind}, {x.elem} x {w.elem}, {macs(node)} MACs"
         self.infer.append(Layer(label, body, after=note))
 
-    def _cells(self, node: Node) -> str:
+    def _cells(self, node: Node, width: int) -> str:
         """The data item with the cells of a layer's weights; shared by layers that share them."""
         w = node.arg(1)
         if w not in self.names:
             name = self.buffers.fresh(w.name)
-            width = next((p.width for p in self.graph.places if p.value is w), 0)
-            columns = kernel_shape(node).columns
+            columns = kernel_shape(node, width).columns
             seg = width if columns > width else 0
-            self.data[name] = Data(name, "cells", cells(node), seg=seg)
+            self.data[name] = Data(name, "cells", cells(node, width), seg=seg)
             self.names[w] = name
         return self.names[w]
 
-    def _input(self, node: Node, label: str, width: int, segments: int) -> tuple[layers.Load, int]:
+    def _corrections(self, given: Terms, label: str) -> layers.Corrections:
+        """The terms as data items."""
+        zero = None if given.zero is None else self._element(given.zero)
+        names = [
+            None if table is None else self._new_table(f"{label}.{suffix}", "i32", table)
+            for suffix, table in (
+                ("start", given.start), ("by_zero", given.by_zero), ("by_sum", given.by_sum),
+            )
+        ]  # fmt: skip
+        return layers.Corrections(names[0], zero, names[1], names[2])
+
+    def _element(self, value: Value) -> Ref:
+        """The one element of a buffer."""
+        return Ref(self.buffers.name(value), Affine())
+
+    def _input(
+        self, node: Node, label: str, shape: KernelShape, width: int, given: Terms
+    ) -> tuple[layers.Load, int]:
         """The latch load of a layer, and the number of its positions."""
         x = node.arg(0)
         planes, negative = input_planes(x.elem), x.elem[0] == "i"
@@ -159,38 +193,66 @@ class _Lowering:
             source = self.buffers.along(x, len(dims) - 1)
             load = layers.Load(source, None, width, 1, planes, negative)
             return load, prod(dims[:-1])
-        attrs: dict[str, Any] = {"strides": (), "pads": (), "dilations": (), "group": 1}
+        attrs: dict[str, Any] = {"strides": (), "pads": (), "dilations": (), "group": 1, "up": ()}
         attrs |= node.attrs
         kernel = (node.arg(1).tensor.static or ())[2:]
         strides, pads, dilations = window(attrs, len(kernel))
         channels = (x.tensor.static or ())[1]
-        seg = width if segments > 1 else 0
         win = Win(
             self.buffers.fresh(f"{label}.win"), channels, kernel, dims[2:], strides, pads,
-            dilations, attrs["group"], seg,
+            dilations, attrs["group"], seg=width if shape.columns > width else 0,
+            pack=shape.pack, up=attrs["up"] or (1,) * len(kernel),
         )  # fmt: skip
         self.wins.append(win)
+        pad: Affine | Ref | None = None
+        if any(pads) or any(k > 1 for k in win.up):  # else no tap is outside
+            pad = None if given.pad is None else Affine(given.pad)
+            pad = pad if given.zero is None else self._element(given.zero)
         source = self.buffers.along(x, 1)
-        load = layers.Load(source, win.name, 0, attrs["group"], planes, negative)
+        load = layers.Load(source, win.name, 0, attrs["group"], planes, negative, pad)
         return load, dims[0] * prod(dims[2:])
 
     def _stores(self, node: Node) -> list[layers.Store]:
-        """Thresholds on the layer's channels are stored from the accumulators; the sums
-        themselves only if someone else needs them."""
+        """Thresholds and scales of the layer's channels are applied to the accumulators as they
+        are stored; the sums themselves are stored only if someone else needs them."""
         acc = node.output
         axis = 1 if node.op == "cim.conv" else len(acc.tensor.shape or ()) - 1
         stores = []
         rest = acc in self.graph.outputs
         for user in self.users.get(acc, ()):
-            if user.op != "cim.threshold" or user.int_attr("axis", 1) != axis:
+            if user.op not in ("cim.threshold", "cim.requant") or self._axis(user) not in (
+                axis,
+                -1,
+            ):
                 rest = True
                 continue
             self.fused.add(user)
             buffer = self.buffers.along(user.output, axis)
-            stores.append(layers.Store(buffer, *self._tables(user)))
+            if user.op == "cim.threshold":
+                stores.append(layers.Store(buffer, *self._tables(user)))
+                continue
+            scales = self._scales(user, (acc.tensor.static or ())[axis])
+            stores.append(layers.Store(buffer, scales=scales, zero=user.int_attr("zero", 0)))
         if rest:
             stores.append(layers.Store(self.buffers.along(acc, axis)))
         return stores
+
+    def _axis(self, node: Node) -> int:
+        """The axis along which a threshold or requantisation has its constants; -1 for any."""
+        if node.op == "cim.requant" and node.arg(1).tensor.static == (1,):
+            return -1
+        return node.int_attr("axis", 1)
+
+    def _scales(self, node: Node, channels: int) -> str:
+        """The scales of a requantisation, one for each of the channels."""
+        scale = node.arg(1).const
+        assert scale is not None
+        key = f"{node.arg(1).name}.{channels}" if scale.size != channels else node.arg(1).name
+        if key not in self.scales:
+            self.scales[key] = self._new_table(
+                node.arg(1).name, "f32", np.ascontiguousarray(np.broadcast_to(scale, channels))
+            )
+        return self.scales[key]
 
     def _tables(self, node: Node) -> tuple[str, str | None]:
         th = self._table(node.arg(1))
@@ -199,34 +261,84 @@ class _Lowering:
     def _table(self, value: Value) -> str:
         if value not in self.names:
             assert value.const is not None
-            name = self.buffers.fresh(value.name)
-            self.data[name] = Data(name, value.elem, value.const)
-            self.names[value] = name
+            self.names[value] = self._new_table(value.name, value.elem, value.const)
         return self.names[value]
+
+    def _new_table(self, name: str, kind: str, array: Array) -> str:
+        name = self.buffers.fresh(name)
+        self.data[name] = Data(name, kind, array)
+        return name
 
     # -- between layers --
 
     def _between(self, node: Node) -> None:
-        instruction = _ELEMENTWISE[node.op]
-        axis = node.int_attr("axis", 1) if node.op == "cim.threshold" else -1
+        """An operation on each position: the vectors of its results and operands, then what is
+        special to it."""
         dims = node.output.tensor.static
         assert dims is not None
+        axis = self._axis(node) if node.op in ("cim.threshold", "cim.requant") else -1
         axis = axis if axis >= 0 else min(1, max(0, len(dims) - 1))
         label = self.label(layer_name(node))
         place = layers.POSITION
         args = [Ref(self.buffers.along(node.output, axis), place)]
         data = [v for v in node.inputs if v is not None and v.const is None]
         args += [Ref(self.buffers.along(v, axis), place) for v in data]
-        opts: dict[str, Ref] = {}
+        opts: dict[str, Option] = {}
         if node.op == "cim.threshold":
             th, flip = self._tables(node)
             args.append(Ref(th))
             opts = {} if flip is None else {"flip": Ref(flip)}
-        if node.op == "cim.max_pool":
+        elif node.op == "cim.requant":
+            args.append(Ref(self._scales(node, dims[axis])))
+            opts = _given(node, "zero")
+        elif node.op == "cim.lut":
+            args.append(Ref(self._table(node.arg(1))))
+        elif node.op == "cim.qadd":
+            args.append(Ref(self._new_table(f"{label}.scales", "f32", _scales_of(node))))
+            opts = _given(node, "fused")
+        elif node.op in ("cim.max_pool", "cim.sum_pool"):
             args.append(Ref(self._pool(node, label)))
+            opts = _given(node, "zero")
         count = prod(dims[:axis]) * prod(dims[axis + 1 :])
-        step = Instr(instruction, tuple(args), dict(opts))
+        step = Instr(_ELEMENTWISE[node.op], tuple(args), opts)
         self.infer.append(Layer(label, layers.at_positions(count, [step])))
+
+    def _concat(self, node: Node) -> None:
+        """Copies of all parts, of concatenations above that serve nothing else too."""
+        users = self.users.get(node.output, ())
+        if users and self._joined(node, users[0]):
+            return  # its parts are copied where it is joined
+        axis, dims = node.int_attr("axis", 1), node.output.tensor.static
+        assert dims is not None
+        target = self.buffers.along(node.output, axis)
+        steps: layers.Body = []
+        start, place = 0, layers.POSITION
+        for part in self._parts(node):
+            size = (part.tensor.static or ())[axis]
+            if not size:
+                continue
+            into = Ref(target, place, Range.of(start, size))
+            steps.append(Instr("pp.mov", (into, Ref(self.buffers.along(part, axis), place))))
+            start += size
+        count = prod(dims[:axis]) * prod(dims[axis + 1 :])
+        label = self.label(layer_name(node))
+        self.infer.append(Layer(label, layers.at_positions(count, steps) if steps else []))
+
+    def _parts(self, node: Node) -> list[Value]:
+        found: list[Value] = []
+        for value in node.inputs:
+            assert value is not None
+            above = self.made.get(value)
+            found += (
+                [value] if above is None or not self._joined(above, node) else self._parts(above)
+            )
+        return found
+
+    def _joined(self, node: Node, other: Node) -> bool:
+        """Whether a concatenation is only part of another one, and of its like."""
+        users = self.users.get(node.output, ())
+        alone = _joins(node, other) and node.output not in self.graph.outputs
+        return alone and all(_joins(node, user) for user in users)
 
     def _pool(self, node: Node, label: str) -> str:
         attrs: dict[str, Any] = {"strides": (), "pads": (), "dilations": ()} | node.attrs
@@ -240,9 +352,31 @@ class _Lowering:
         return win.name
 
 
+def _joins(node: Node, other: Node) -> bool:
+    """Whether both are concatenations along one axis."""
+    ops = {node.op, other.op}
+    return ops == {"cim.concat"} and node.int_attr("axis", 1) == other.int_attr("axis", 1)
+
+
+def _given(node: Node, name: str) -> dict[str, Option]:
+    """An attribute as option, unless it is zero."""
+    value = node.int_attr(name, 0)
+    return {name: Affine(value)} if value else {}
+
+
+def _scales_of(node: Node) -> Array:
+    """The constants of a cim.qadd in the order of `pp.qadd`."""
+    names = ("x_scale", "x_zero", "y_scale", "y_zero", "scale", "zero")
+    return np.array([node.float_attr(name, 0.0) for name in names], np.float32)
+
+
 _ELEMENTWISE = {
     "cim.threshold": "pp.ge",
     "cim.max_pool": "pp.max",
     "cim.add": "pp.add",
     "cim.relu": "pp.relu",
+    "cim.requant": "pp.rq",
+    "cim.lut": "pp.lut",
+    "cim.sum_pool": "pp.sum",
+    "cim.qadd": "pp.qadd",
 }

@@ -27,6 +27,7 @@ class Nest:
     inner:  loops over the segments of a group (only with several groups).
     chunks: the loop over chunks of output channels, if there are several.
     size:   channels (rows) of a block; `channel` is the first within its group.
+    pack:   groups side by side in a row, each of `columns`.
     """
 
     units: tuple[Head, ...]
@@ -38,21 +39,59 @@ class Nest:
     size: int
     tile: Affine
     row: Affine
-    planes: tuple[tuple[int, int], ...]  # of each plane: tiles and rows beyond plane 0's
+    spread: int  # planes in a tile, where a segment's planes lie on several; else 0
+    pack: int = 1
+    columns: int = 0
+
+    @property
+    def sums(self) -> int:
+        """Accumulators that the nest adds to."""
+        return self.size * self.pack
 
     def rows_of(self, plane: int) -> tuple[Affine, Affine]:
         """(tile, first row) of a weight plane."""
-        tiles, rows = self.planes[plane]
-        return self.tile + tiles, self.row + rows
+        tiles, rows = divmod(plane, self.spread) if self.spread else (0, plane)
+        return self.tile + tiles, self.row + rows * self.size
+
+    def rungs(self, start: int, stop: int) -> list[Rung]:
+        """The weight planes start … stop-1 as loops with affine planes, tiles and rows."""
+        found: list[Rung] = []
+        while start < stop:
+            if not self.spread or stop - start <= self.spread - start % self.spread:
+                tiles, within = divmod(start, self.spread) if self.spread else (0, start)
+                heads = _Heads()
+                j = heads.loop("for", "w", stop - start)
+                row = self.row + (j + within) * self.size
+                return [*found, Rung(tuple(heads.found), j + start, self.tile + tiles, row)]
+            whole = (stop - start) // self.spread if start % self.spread == 0 else 0
+            assert whole, "planes are walked from the start of a tile"
+            heads = _Heads()
+            h, j = heads.loop("for", "h", whole), heads.loop("for", "w", self.spread)
+            tile = self.tile + h + start // self.spread
+            plane = h * self.spread + j + start
+            found.append(Rung(tuple(heads.found), plane, tile, self.row + j * self.size))
+            start += whole * self.spread
+        return found
 
 
-def nests(places: Sequence[Place], shape: KernelShape) -> list[Nest]:
-    """A nest for each run of places; chunks that lie alike on following tiles share one."""
+@dataclass(frozen=True)
+class Rung:
+    """A run of weight planes: loops over them, the plane, the tile and first row of its rows."""
+
+    heads: tuple[Head, ...]
+    plane: Affine
+    tile: Affine
+    row: Affine
+
+
+def nests(places: Sequence[Place], shape: KernelShape, groups: int) -> list[Nest]:
+    """A nest for each run of places; chunks that lie alike on following tiles share one.
+    `groups` are the layer's own, which packs may not divide."""
     found: list[Nest] = []
     at = 0
     while at < len(places):
         run = _run(places, at) if shape.groups == 1 else 1
-        found.append(_nest(places[at : at + run], shape))
+        found.append(_nest(places[at : at + run], shape, groups))
         at += run
     return found
 
@@ -77,13 +116,13 @@ def _run(places: Sequence[Place], at: int) -> int:
     return count
 
 
-def _nest(places: Sequence[Place], shape: KernelShape) -> Nest:
+def _nest(places: Sequence[Place], shape: KernelShape, groups: int) -> Nest:
     """Block q of unit u: with whole units in a tile, tile and row advance with u and q; with
     several tiles for a unit, the tile advances with q as well."""
     place = places[0]
     assert place.tile is not None
     size = place.channels[1] - place.channels[0]
-    unit, planes = shape.unit(place.width), shape.planes
+    unit, planes, pack = shape.unit(place.width), shape.planes, shape.pack
     count, per_tile = place.count // unit, place.per_tile
     heads, inner = _Heads(), _Heads()
     segment, tile, row = Affine(), Affine(), Affine()
@@ -124,9 +163,9 @@ def _nest(places: Sequence[Place], shape: KernelShape) -> Nest:
         size=size,
         tile=tile + place.tile,
         row=row + place.row,
-        planes=tuple(
-            (p // per_tile, p % per_tile * size) if spread else (0, p * size) for p in range(planes)
-        ),
+        spread=per_tile if spread else 0,
+        pack=1 if pack == 1 else min(pack, groups - place.first // unit * pack),
+        columns=shape.columns // pack,
     )
 
 

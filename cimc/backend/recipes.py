@@ -7,17 +7,24 @@ N valid columns, X ones of x, W ones of w, A = popcount of x AND w):
     bip or tern x · tern w   XOR(x, w=-1) - XOR(x, w=+1)
     bit x · bip w            2·A - X
     bit x · tern w           A(x, w=+1) - A(x, w=-1)
+    bip or tern x · int w    sum over planes j of ±2^j · (X - XOR(x, w_j))
+    bit x · int w            sum over planes j of ±2^j · A(x, w_j)
 
 A target that lacks a function reads others instead, with
     XOR = X + W - 2·A,  NAND = N - A,  OR = X + W - A,
 where W is read from the same cells with a latch of all ones (AND, NAND) or all zeros (OR,
 XOR). The bits are the same; the reads are more.
+
+N and X are counted over the whole latch. Where kernels of several groups share a row (a pack),
+each group's share is read instead: N = OR(1, w), X = OR(x, w) + A(x, w) - A(1, w).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from cimc.ir.types import planes
 
 # How each function is made from another: reads (function, latch, weight), weight of N, of X.
 # A latch is the input itself ("x") or filled with 0 or 1 under the same mask.
@@ -47,11 +54,15 @@ class Term:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One input plane's share of a dot product: reads, plus `valid`·N + `ones`·X."""
+    """One input plane's share of a dot product: reads, plus `valid`·N + `ones`·X. With a
+    ladder, the terms hold for each of its planes j, times 2^j, the top one negative if
+    `signed`; `valid` and `ones` stand for all planes together."""
 
     terms: tuple[Term, ...]
     valid: int
     ones: int
+    ladder: int = 0
+    signed: bool = False
 
     @property
     def latches(self) -> tuple[str, ...]:
@@ -59,19 +70,22 @@ class Recipe:
         return tuple(dict.fromkeys(t.latch for t in self.terms if t.latch != "x"))
 
 
-def recipe(x: str, w: str, functions: Sequence[str]) -> Recipe:
-    """The reads for input encoding x and weight encoding w on a target with `functions`.
+PACKING = ("and", "or", "xor")
+"""The functions that packs need."""
+
+
+def recipe(x: str, w: str, functions: Sequence[str], packed: bool = False) -> Recipe:
+    """The reads for input encoding x and weight encoding w on a target with `functions`;
+    packed: rows hold several groups, and the target has all functions of `PACKING`.
 
     Raises ValueError if the functions can't make it (integers · tern with XOR alone).
     """
     signs = x in ("bip", "tern")
+    ladder = 0 if w in ("bip", "tern") else planes(w)
     wanted = "xor" if signs else "and"
-    if w == "bip":
-        parts = [(0, -2.0 if signs else 2.0)]
-        valid, ones = (1.0, 0.0) if signs else (0.0, -1.0)
-    else:
-        parts = [(0, -1.0), (1, 1.0)] if signs else [(0, 1.0), (1, -1.0)]
-        valid = ones = 0.0
+    parts, valid, ones = _parts(signs, w)
+    if packed:
+        return Recipe(_alone(wanted, parts, valid, ones), 0, 0, ladder, w[0] == "i")
     having = next(f for f in _order(wanted) if f in functions and (wanted, f) in _MADE_FROM)
     reads, n, o = _MADE_FROM[wanted, having]
     terms = []
@@ -82,9 +96,37 @@ def recipe(x: str, w: str, functions: Sequence[str]) -> Recipe:
     weights = [t[3] for t in terms] + [valid, ones]
     if any(k != int(k) for k in weights):
         raise ValueError(f"{x} times {w} needs and, nand or or, not {having} alone")
+    rungs = 1 if not ladder else -1 if w[0] == "i" else 2**ladder - 1  # sum of ±2^j
     return Recipe(
-        tuple(Term(p, f, latch, int(k)) for p, f, latch, k in terms), int(valid), int(ones)
+        tuple(Term(p, f, latch, int(k)) for p, f, latch, k in terms if k),
+        int(valid) * rungs,
+        int(ones) * rungs,
+        ladder,
+        w[0] == "i",
     )
+
+
+def _parts(signs: bool, w: str) -> tuple[list[tuple[int, float]], float, float]:
+    """(plane, weight) of the reads with XOR for signs, AND for bits; weights of N and of X."""
+    if w == "bip":
+        return ([(0, -2.0)], 1.0, 0.0) if signs else ([(0, 2.0)], 0.0, -1.0)
+    if w == "tern":
+        return ([(0, -1.0), (1, 1.0)] if signs else [(0, 1.0), (1, -1.0)]), 0.0, 0.0
+    return ([(0, -1.0)], 0.0, 1.0) if signs else ([(0, 1.0)], 0.0, 0.0)
+
+
+def _alone(
+    wanted: str, parts: list[tuple[int, float]], valid: float, ones: float
+) -> tuple[Term, ...]:
+    """The reads with N and X of each group read too, equal reads joined."""
+    reads: dict[tuple[int, str, str], int] = {}
+    shares = [(plane, wanted, "x", weight) for plane, weight in parts]
+    shares += [(0, "or", "1", valid)]
+    shares += [(0, "or", "x", ones), (0, "and", "x", ones), (0, "and", "1", -ones)]
+    for plane, function, latch, weight in shares:
+        key = plane, function, latch
+        reads[key] = reads.get(key, 0) + int(weight)
+    return tuple(Term(*key, weight) for key, weight in reads.items() if weight)
 
 
 def _order(wanted: str) -> tuple[str, ...]:
@@ -93,6 +135,14 @@ def _order(wanted: str) -> tuple[str, ...]:
 
 
 def powers(weight: int) -> list[tuple[str, int]]:
-    """A weight as additions and subtractions of shifted values: (`add` or `sub`, shift)."""
-    op = "add" if weight > 0 else "sub"
-    return [(op, k) for k in range(abs(weight).bit_length()) if abs(weight) >> k & 1]
+    """A weight as additions and subtractions of shifted values, as few as possible: (`add` or
+    `sub`, shift)."""
+    found, shift = [], 0
+    while weight:
+        if weight & 1:  # the digit +1 or -1 that leaves a multiple of four
+            digit = 2 - weight % 4
+            found.append(("add" if digit > 0 else "sub", shift))
+            weight -= digit
+        weight >>= 1
+        shift += 1
+    return found

@@ -2,29 +2,35 @@
 
 Column (tap · channels of a group + channel), taps row-major over the kernel, so that a
 window of channel-packed positions is a run of words. One bit matrix a plane: `bip` has one
-(1 means +1), `tern` has two (where the weight is +1, where it is -1).
+(1 means +1), `tern` has two (where the weight is +1, where it is -1), `uN` and `iN` have N (the
+bits of the two's complement, the least significant first).
+
+The kernels of a group that fills less than half of a row can share rows with other groups, side
+by side: `packed` is such a *pack*, and counts as one group of more columns.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from cimc.ir.graph import Node
-from cimc.ir.types import Array
+from cimc.ir.types import Array, planes
 
 
 @dataclass(frozen=True)
 class KernelShape:
-    """groups × planes × channels (of one group) rows, each of `columns` cells."""
+    """groups × planes × channels (of one group) rows, each of `columns` cells. `pack` groups of
+    the layer lie side by side in a row; then `groups` counts packs."""
 
     groups: int
     channels: int
     columns: int
     planes: int
+    pack: int = 1
 
     def segments(self, width: int) -> int:
         return -(-self.columns // width) if self.columns else 0
@@ -38,27 +44,53 @@ class KernelShape:
         planes and segments of a group."""
         return self.planes if self.groups == 1 else self.planes * self.segments(width)
 
+    def packed(self, pack: int) -> KernelShape:
+        """The shape with `pack` groups side by side."""
+        groups = -(-self.groups // pack)
+        return replace(self, groups=groups, columns=self.columns * pack, pack=pack)
 
-def kernel_shape(node: Node) -> KernelShape:
-    """The shape of the kernels of a cim.conv or cim.matmul."""
+
+def weight_planes(elem: str) -> int:
+    """Bit planes of weights: two for ternary ones, else as for inputs."""
+    return 2 if elem == "tern" else planes(elem)
+
+
+def kernel_shape(node: Node, width: int = 0) -> KernelShape:
+    """The shape of the kernels of a cim.conv or cim.matmul, in rows of `width` columns: rows
+    that are wider than the kernels of two groups hold packs."""
     w = node.arg(1)
     dims = w.tensor.static
     assert dims is not None
-    planes = 2 if w.elem == "tern" else 1
+    count = weight_planes(w.elem)
     if node.op == "cim.matmul":
-        return KernelShape(1, dims[1], dims[0], planes)
+        return KernelShape(1, dims[1], dims[0], count)
     groups = node.int_attr("group", 1)
-    return KernelShape(groups, dims[0] // groups, prod(dims[1:]), planes)
+    shape = KernelShape(groups, dims[0] // groups, prod(dims[1:]), count)
+    fit = width // shape.columns if shape.columns else 0
+    return shape.packed(fit) if groups > 1 and fit > 1 else shape
 
 
-def cells(node: Node) -> Array:
-    """uint8 0/1 of shape [groups · planes · channels, columns]; plane before channel."""
-    shape, w = kernel_shape(node), node.arg(1)
+def cells(node: Node, width: int = 0) -> Array:
+    """uint8 0/1 of shape [groups · planes · channels, columns]; plane before channel. Packs are
+    filled up with zeros."""
+    shape, w = kernel_shape(node, width), node.arg(1)
     array: Any = w.const
     if node.op == "cim.matmul":
         rows = array.T
     else:  # [channel, in, *taps] -> [channel, taps, in]
         rows = np.moveaxis(array, 1, -1).reshape(array.shape[0], -1)
-    rows = rows.reshape(shape.groups, 1, shape.channels, shape.columns)
-    planes = [rows > 0, rows < 0][: shape.planes]
-    return np.concatenate(planes, axis=1).astype(np.uint8).reshape(-1, shape.columns)
+    bits = _planes(rows, w.elem).reshape(shape.planes, -1, shape.channels, rows.shape[1])
+    if shape.pack > 1:
+        missing = shape.groups * shape.pack - bits.shape[1]
+        bits = np.pad(bits, ((0, 0), (0, missing), (0, 0), (0, 0)))
+        bits = bits.reshape(shape.planes, shape.groups, shape.pack, shape.channels, -1)
+        bits = bits.swapaxes(2, 3)
+    bits = bits.reshape(shape.planes, shape.groups, shape.channels, shape.columns)
+    return np.ascontiguousarray(bits.swapaxes(0, 1)).reshape(-1, shape.columns)
+
+
+def _planes(rows: Any, elem: str) -> Any:
+    """uint8 0/1 of shape [planes, *rows.shape]."""
+    if elem in ("bip", "tern"):
+        return np.stack([rows > 0, rows < 0][: weight_planes(elem)]).astype(np.uint8)
+    return np.stack([((rows >> j) & 1).astype(np.uint8) for j in range(planes(elem))])

@@ -214,7 +214,7 @@ class _Checker:
         if place.width < 1 or place.per_tile < 1:
             self.error("width and per_tile must be at least 1", where)
             return
-        kernel = kernel_shape(layer)
+        kernel = kernel_shape(layer, place.width)
         first, end = place.channels
         if not 0 <= first < end <= kernel.channels:
             message = f"channels {first}:{end} are not within the kernel's 0:{kernel.channels}"

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from cimc.ir.types import is_float, planes
-from cimc.isa.geometry import segment, win_taps
+from cimc.ir.meaning import level_value, quantised_sum, requantise
+from cimc.ir.types import int_range, is_float, planes
+from cimc.isa.geometry import segment, win_load, win_taps
 from cimc.isa.state import (
     Accumulators,
     Addend,
@@ -37,6 +38,7 @@ from cimc.isa.state import (
     exact,
     ones_in,
     pack,
+    unpack,
 )
 
 Tally = Counter[str]
@@ -85,16 +87,17 @@ def ld_window(
     plane: int = 0,
     group: int = 0,
     col: int = 0,
+    pad: Values | None = None,
 ) -> None:
-    """One bit plane of segment `seg` of the window of `group` at position `v.position`,
-    from tile column `col` on; taps outside the buffer are not valid."""
-    index, inside = win.table(v.buffer)
-    start, length = segment(index.shape[2], win.win.seg, seg)
-    places = index[v.position, group, start : start + length]
-    values = v.buffer.flat.take(places, axis=1)
-    taps = inside[None, v.position, start : start + length]
+    """One bit plane of segment `seg` of the window of `group` (or pack of groups) at position
+    `v.position`, from tile column `col` on; taps outside the buffer are not valid, or hold
+    `pad` [1 or S, 1]."""
+    first, count, start, length = win_load(win.win, group, seg)
+    values, taps = v.window(win, slice(first, first + count), slice(start, start + length))
+    if pad is not None:
+        values, taps = np.where(taps, values, pad.astype(values.dtype)), np.ones_like(taps)
     x.load(_plane(values, v.buffer.elem, plane), _valid(values, v.buffer.elem, taps), col)
-    n["bits"] += length
+    n["bits"] += count * length
 
 
 def ld_vector(
@@ -195,10 +198,17 @@ def _read(
 # -- count and accumulate --------------------------------------------------------------
 
 
-def popc(n: Tally, c: Ints, d: ResultBits) -> None:
-    """c = number of ones in each row of d."""
-    c[...] = d.ones
+def popc(n: Tally, c: Ints, d: ResultBits, width: int = 0) -> None:
+    """c = number of ones in each row of d; with a width in each `width` columns from the first
+    on, all rows of the first columns before those of the next."""
     n["bits"] += int(d.width.sum())
+    if not width:
+        c[...] = d.ones
+        return
+    parts, rows = c.shape[1] // len(d.width), len(d.width)
+    bits = unpack(np.moveaxis(d.words, 1, 2).reshape(-1, d.words.shape[1]), parts * width)
+    ones = bits.reshape(len(d.words), rows, parts, width).sum(axis=3, dtype=np.int64)
+    c[...] = ones.swapaxes(1, 2).reshape(len(ones), -1)
 
 
 def acc_clr(n: Tally, a: Accumulators) -> None:
@@ -231,6 +241,17 @@ def _shifted(a: Accumulators, s: Addend, shl: int) -> Ints:
     return s.values << shl
 
 
+def acc_mac(n: Tally, a: Accumulators, s: Ints, t: Values) -> None:
+    """a += s * t: one integer [1 or S, 1] times a constant for each accumulator."""
+    largest = max(abs(int(v)) for v in (s.min(initial=0), s.max(initial=0)))
+    factor = max(abs(int(v)) for v in (t.min(initial=0), t.max(initial=0)))
+    if largest * factor >= 1 << 62:
+        raise Trap(f"{largest} * {factor} is outside [{a.low}, {a.high}]")
+    np.add(a.values, s * t.astype(np.int64), out=a.values)
+    a.check()
+    n["ops"] += a.values.shape[1]
+
+
 # -- store -----------------------------------------------------------------------------
 
 
@@ -249,8 +270,8 @@ def st_ge(n: Tally, v: Vec, a: Accumulators, th: Values, flip: Values | None = N
 def _level(values: Values, th: Values, flip: Values | None, elem: str) -> Ints:
     """n = number of thresholds that a value [S, C] reaches, of T thresholds [C, T] or [C].
 
-    bip (T = 1): 2n - 1. tern (T = 2): n - 1. uN: n. Where `flip` [C] is -1, the level
-    counts down: negated for bip and tern, T - n for uN."""
+    bip (T = 1): 2n - 1. tern (T = 2): n - 1. uN: n. iN: n - 2^(N-1). Where `flip` [C] is -1,
+    the level counts down, T - n."""
     limits = th.reshape(len(th), -1)
     if not {values.dtype.kind, limits.dtype.kind} <= set("iu"):
         values, limits = exact(values, "f64"), exact(limits, "f64")
@@ -259,12 +280,17 @@ def _level(values: Values, th: Values, flip: Values | None, elem: str) -> Ints:
         level += values >= limits[:, i]
     if flip is not None:
         level = np.where(flip < 0, limits.shape[1] - level, level)
-    wanted = {"bip": 1, "tern": 2}.get(elem)
-    if wanted is None:
-        return level
+    wanted = {"bip": 1, "tern": 2}.get(elem, limits.shape[1])
     if limits.shape[1] != wanted:
         raise Trap(f"{elem} levels need {wanted} thresholds a channel, not {limits.shape[1]}")
-    return 2 * level - 1 if elem == "bip" else level - 1
+    value: Ints = level_value(level, elem)
+    return value
+
+
+def st_rq(n: Tally, v: Vec, a: Accumulators, s: Values, zero: int = 0) -> None:
+    """Store the requantised sums: see `requantise`."""
+    v.store(requantise(a.values, s, zero, v.buffer.elem))
+    n["elements"] += v.size
 
 
 # -- between buffers -------------------------------------------------------------------
@@ -272,15 +298,32 @@ def _level(values: Values, th: Values, flip: Values | None, elem: str) -> Ints:
 
 def pp_max(n: Tally, y: Vec, x: Vec, win: Window) -> None:
     """y = the largest value of the window of x; taps outside the buffer don't count."""
-    index, inside = win.table(x.buffer)
-    taps, groups = win_taps(win.win), win.win.groups
-    valid = inside[x.position].reshape(taps, -1)[:, 0]
-    if not valid.any():
-        raise Trap(f"window {win.win.name} has no tap inside at position {x.position}")
-    by_tap = index[x.position].reshape(groups, taps, -1).swapaxes(0, 1).reshape(taps, -1)
-    values = x.buffer.flat[:, by_tap[valid, x.lo : x.hi]]
-    y.store(values.max(axis=1))
-    n["ops"] += y.size * taps
+    values, taps = _taps(x, win)
+    if not taps.any(axis=1).all():
+        raise Trap(f"window {win.win.name} has no tap inside")
+    kind = values.dtype
+    lowest = -np.inf if kind.kind == "f" else np.iinfo(kind).min if kind.kind in "iu" else False
+    y.store(np.where(taps, values, np.asarray(lowest).astype(kind)).max(axis=1))
+    n["ops"] += y.size * win_taps(win.win)
+
+
+def pp_sum(n: Tally, y: Vec, x: Vec, win: Window, zero: int = 0) -> None:
+    """y = the sum of x - zero over the window; taps outside the buffer count 0."""
+    values, taps = _taps(x, win)
+    y.store(np.where(taps, values.astype(np.int64) - zero, 0).sum(axis=1))
+    n["ops"] += y.size * win_taps(win.win)
+
+
+def _taps(x: Vec, win: Window) -> tuple[Values, Bools]:
+    """The values of a window by tap and channel [S, taps, n], and which lie inside."""
+    setting, everything = win.win, slice(None)
+    shape = setting.groups, win_taps(setting), setting.channels // setting.groups
+    found = [
+        part.reshape(-1, *shape).swapaxes(1, 2).reshape(len(part), shape[1], -1)
+        for part in x.window(win, everything, everything)
+    ]
+    values, taps = (part[:, :, x.lo : x.hi] for part in found)
+    return values, taps
 
 
 def pp_add(n: Tally, z: Vec, x: Vec, y: Vec) -> None:
@@ -319,6 +362,25 @@ def pp_mov(n: Tally, y: Vec, x: Vec) -> None:
     """The same values in another element type."""
     y.store(x.values)
     n["ops"] += y.size
+
+
+def pp_rq(n: Tally, y: Vec, x: Vec, s: Values, zero: int = 0) -> None:
+    """Store the requantised values: see `requantise`."""
+    y.store(requantise(x.values, s, zero, y.buffer.elem))
+    n["elements"] += y.size
+
+
+def pp_lut(n: Tally, y: Vec, x: Vec, t: Values) -> None:
+    """y = t[x - lowest value of x's type]."""
+    low, _ = int_range(x.buffer.elem)
+    y.store(t[x.values.astype(np.int64) - low])
+    n["ops"] += y.size
+
+
+def pp_qadd(n: Tally, z: Vec, x: Vec, y: Vec, t: Values, fused: int = 0) -> None:
+    """Sum of two quantised values: see `quantised_sum`; t: float32 [6]."""
+    z.store(quantised_sum(x.values, y.values, t, fused, z.buffer.elem))
+    n["elements"] += z.size
 
 
 # -- host ------------------------------------------------------------------------------

@@ -39,6 +39,19 @@ def segment(k: int, seg: int, s: int) -> tuple[int, int]:
     return start, min(seg, k - start)
 
 
+def win_packs(win: Win) -> int:
+    """Number of loads that the groups of a window take: groups, or packs of them."""
+    return -(-win.groups // win.pack)
+
+
+def win_load(win: Win, group: int, seg: int) -> tuple[int, int, int, int]:
+    """What one load takes: the first group and how many, the first column of each and how
+    many."""
+    first = group * win.pack
+    count = min(win.pack, win.groups - first)
+    return first, count, *segment(win_columns(win), win.seg, seg)
+
+
 def positions(shape: tuple[int, ...], axis: int) -> int:
     """Number of vectors along `axis` in a buffer of `shape`."""
     return prod(shape[:axis]) * prod(shape[axis + 1 :])
@@ -48,10 +61,11 @@ def win_out(win: Win, spatial: tuple[int, ...]) -> tuple[int, ...]:
     """Output size for each axis of an input of size `spatial` (ONNX Conv, floor rounding);
     not positive where the kernel doesn't fit."""
     n = len(spatial)
+    wide = [(size - 1) * k + 1 for size, k in zip(spatial, win.up or (1,) * n)]
     return tuple(
         (size + begin + end - dilation * (kernel - 1) - 1) // stride + 1
         for size, begin, end, dilation, kernel, stride in zip(
-            spatial, win.pads[:n], win.pads[n:], win.dilations, win.kernel, win.strides, strict=True
+            wide, win.pads[:n], win.pads[n:], win.dilations, win.kernel, win.strides, strict=True
         )
     )
 
@@ -65,8 +79,9 @@ def window_index(
     (0 where the tap is outside), and `inside` bool [positions, K], whether the tap lies in
     the buffer. Both are read-only and shared between calls.
     """
+    up = win.up or (1,) * len(win.kernel)
     return _window_index(
-        win.kernel, win.out, win.strides, win.pads, win.dilations, win.groups, shape
+        win.kernel, win.out, win.strides, win.pads, win.dilations, up, win.groups, shape
     )
 
 
@@ -77,6 +92,7 @@ def _window_index(
     strides: tuple[int, ...],
     pads: tuple[int, ...],
     dilations: tuple[int, ...],
+    up: tuple[int, ...],
     groups: int,
     shape: tuple[int, ...],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
@@ -90,7 +106,8 @@ def _window_index(
     for axis, size in enumerate(spatial):
         first = outputs[axis] * strides[axis] - pads[axis]
         coord = first[:, None] + taps[axis] * dilations[axis]
-        inside &= (coord >= 0) & (coord < size)
+        coord, gap = np.divmod(coord, up[axis])
+        inside &= (coord >= 0) & (coord < size) & (gap == 0)
         place = place * size + coord
     image = np.arange(batch, dtype=np.int64) * (channels * area)
     channel = np.arange(channels, dtype=np.int64).reshape(groups, -1) * area

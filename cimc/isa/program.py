@@ -216,6 +216,9 @@ class Win:
 
     Column of kernel tap t (row-major over `kernel`) and channel c of the group:
     t * (channels / groups) + c. Segment s holds the columns [s*seg, min((s+1)*seg, K)).
+    `pack` groups are loaded side by side, K columns each; the last pack may have fewer. The
+    input is read as if up - 1 gaps lay between its elements along each spatial axis, which
+    are outside like the padding.
     Position p counts row-major over [batch, *out]. `pads` is all begins, then all ends."""
 
     name: str
@@ -227,6 +230,8 @@ class Win:
     dilations: tuple[int, ...]
     groups: int = 1
     seg: int = 0  # columns in a segment; 0: no limit
+    pack: int = 1
+    up: tuple[int, ...] = ()  # () is 1 along each axis
     span: Span | None = field(default=None, compare=False)
     before: tuple[str, ...] = ()
     after: str = ""

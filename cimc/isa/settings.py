@@ -51,6 +51,8 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
         *_must("ints", "kernel", "out", "strides", "pads", "dilations"),
         Setting("groups", "int", 1),
         Setting("seg", "int", 0),
+        Setting("pack", "int", 1),
+        Setting("up", "ints", ()),
     ),
     "data": (
         Setting("seg", "int", 0),

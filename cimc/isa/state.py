@@ -254,12 +254,16 @@ class HostBuffer:
 
 @dataclass
 class Vec:
-    """Channels [lo, hi) of a buffer at a position: `buf[p, lo:hi]`."""
+    """Channels [lo, hi) of a buffer at a position: `buf[p, lo:hi]`.
+
+    With `lanes`, a sample axis of this many lanes for each sample of the buffer: `position` is
+    then an array, one for each lane, or one position for all."""
 
     buffer: Buffer
-    position: int
+    position: int | Ints
     lo: int
     hi: int
+    lanes: int = 1
 
     @property
     def size(self) -> int:
@@ -268,12 +272,38 @@ class Vec:
     @property
     def values(self) -> Values:
         """[S, size]; may be a view of the storage."""
-        return self.buffer.flat[:, self.buffer.select(self.position, self.lo, self.hi)]
+        return self._all_lanes(self.buffer.flat[:, self._index()])
 
     def store(self, values: Values) -> None:
         """Write [S, size] values; one that the element type can't hold is refused."""
-        index = self.buffer.select(self.position, self.lo, self.hi)
-        self.buffer.flat[:, index] = exact(values, self.buffer.elem)
+        held, index = exact(values, self.buffer.elem), self._index()
+        if isinstance(self.position, np.ndarray):
+            held = held.reshape(-1, self.lanes, self.size)
+        self.buffer.flat[:, index] = held
+
+    def window(self, win: Window, groups: slice, columns: slice) -> tuple[Values, Bools]:
+        """The values [S, n] of some columns of some groups of the window at the position, group
+        after group, and which taps lie inside [1 or S, n]."""
+        index, inside = win.table(self.buffer)
+        places = index[self.position, groups, columns]
+        taps = np.repeat(inside[self.position, None, columns], places.shape[-2], axis=-2)
+        lead = places.shape[:-2]
+        values = self._all_lanes(self.buffer.flat.take(places.reshape(*lead, -1), axis=1))
+        taps = taps.reshape(-1, values.shape[1])
+        if len(taps) > 1 and len(values) > len(taps):
+            taps = np.tile(taps, (len(values) // len(taps), 1))
+        return values, taps
+
+    def _index(self) -> Index:
+        if isinstance(self.position, np.ndarray):
+            return self.buffer.channels[self.position, self.lo : self.hi]
+        return self.buffer.select(self.position, self.lo, self.hi)
+
+    def _all_lanes(self, values: Values) -> Values:
+        """[S, n] or [S, lanes, n] as one row for each lane of each sample."""
+        if values.ndim == 3:
+            return values.reshape(-1, values.shape[2])
+        return values if self.lanes == 1 else np.repeat(values, self.lanes, axis=0)
 
 
 @dataclass

@@ -26,6 +26,8 @@ from cimc.isa import effects
 #   cells    data[lo:hi]        rows of a `cells` data item
 #   code     name of an `onnx` data item
 #   bufs     (a, b)             buffers
+#   scalar   buf[p] | %s[0:1]   one integer, of a buffer or an accumulator
+#   whole    name of a .data    all constants of an item
 # Roles: "r" read, "w" written, "rw" both.
 
 
@@ -40,7 +42,8 @@ class Param:
 
 @dataclass(frozen=True)
 class Opt:
-    """An option `name=value`: kind `int` (affine) or `range` (`lo:hi`) or `table`."""
+    """An option `name=value`: kind `int` (affine), `range` (`lo:hi`), `table`, or `scalar`
+    (affine, or one element of a buffer)."""
 
     name: str
     kind: str = "int"
@@ -85,6 +88,8 @@ _POPC = (Counter("bits", "popcount", "bit entering the popcount tree"),)
 _ACC = (Counter("ops", "accumulate", "accumulator update"),)
 _LATCH = (Counter("bits", "latch", "input latch bit loaded"),)
 _STORE = (Counter("elements", "store", "element compared or stored"),)
+_REQUANT = (Counter("elements", "requant", "element requantised and stored"),)
+_MULTIPLY = (Counter("ops", "multiply", "multiply-accumulate of an accumulator"),)
 _POST = (Counter("ops", "post", "element operation of the post-processing unit"),)
 _PROGRAM = (
     Counter("rows", "word_line", "row activation"),
@@ -107,8 +112,8 @@ ROWS: tuple[Row, ...] = (
         effects.reset, ("load", "update")),
     # -- fill input latches --
     Row("ld.window", _p("x:latch:w v:vec:r win:win:r"),
-        (Opt("seg"), Opt("plane"), Opt("group"), Opt("col")), _LATCH,
-        "load one bit plane of one segment of a window; taps outside are not valid",
+        (Opt("seg"), Opt("plane"), Opt("group"), Opt("col"), Opt("pad", "scalar", None)), _LATCH,
+        "load one bit plane of one segment of a window; taps outside are not valid, or hold pad",
         effects.ld_window),
     Row("ld.vector", _p("x:latch:w v:vec:r"),
         (Opt("seg"), Opt("plane"), Opt("width", "int", None), Opt("col")), _LATCH,
@@ -127,18 +132,23 @@ ROWS: tuple[Row, ...] = (
     Row("read.xor", _p("d:bits:w t:rows:r x:latch:r"), (_COLS,), _READ,
         "d = cell XOR bit, 0 where not valid", effects.read_xor),
     # -- count and accumulate --
-    Row("popc", _p("c:counts:w d:bits:r"), (), _POPC,
-        "c = number of ones in each row of d", effects.popc),
+    Row("popc", _p("c:counts:w d:bits:r"), (Opt("width"),), _POPC,
+        "c = number of ones in each row of d, or in each `width` columns of it", effects.popc),
     Row("acc.clr", _p("a:acc:w"), (), _ACC, "a = 0", effects.acc_clr),
     Row("acc.add", _p("a:acc:rw s:addend:r"), (Opt("shl"),), _ACC,
         "a += s << shl; a scalar is added to each", effects.acc_add),
     Row("acc.sub", _p("a:acc:rw s:addend:r"), (Opt("shl"),), _ACC,
         "a -= s << shl; a scalar is subtracted from each", effects.acc_sub),
+    Row("acc.mac", _p("a:acc:rw s:scalar:r t:table:r"), (), _MULTIPLY,
+        "a += s * t", effects.acc_mac),
     # -- store --
     Row("st.acc", _p("v:vec:w a:acc:r"), (), _STORE,
         "store the integers; a value outside the buffer's type is an error", effects.st_acc),
     Row("st.ge", _p("v:vec:w a:acc:r th:table:r"), (Opt("flip", "table", None),), _STORE,
         "store the level: how many thresholds a reaches", effects.st_ge),
+    Row("st.rq", _p("v:vec:w a:acc:r s:table:r"), (Opt("zero"),), _REQUANT,
+        "store a * s in float32, rounded half to even, + zero, cut to the buffer's type",
+        effects.st_rq),
     # -- between buffers --
     Row("pp.max", _p("y:vec:w x:vec:r win:win:r"), (), _POST,
         "largest value of the window; taps outside don't count", effects.pp_max),
@@ -146,6 +156,14 @@ ROWS: tuple[Row, ...] = (
     Row("pp.relu", _p("y:vec:w x:vec:r"), (), _POST, "y = max(x, 0)", effects.pp_relu),
     Row("pp.ge", _p("y:vec:w x:vec:r th:table:r"), (Opt("flip", "table", None),), _POST,
         "store the level: how many thresholds x reaches", effects.pp_ge),
+    Row("pp.sum", _p("y:vec:w x:vec:r win:win:r"), (Opt("zero"),), _POST,
+        "sum of x - zero over the window; taps outside don't count", effects.pp_sum),
+    Row("pp.rq", _p("y:vec:w x:vec:r s:table:r"), (Opt("zero"),), _REQUANT,
+        "store x * s as st.rq does", effects.pp_rq),
+    Row("pp.lut", _p("y:vec:w x:vec:r t:whole:r"), (), _POST,
+        "y = t[x less the lowest value of its type]", effects.pp_lut),
+    Row("pp.qadd", _p("z:vec:w x:vec:r y:vec:r t:whole:r"), (Opt("fused"),), _REQUANT,
+        "sum of two quantised values, requantised", effects.pp_qadd),
     Row("pp.mov", _p("y:vec:w x:vec:r"), (), _POST,
         "copy the values into another type, exactly", effects.pp_mov),
     # -- host --

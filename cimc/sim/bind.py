@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from cimc.errors import CompileError
 from cimc.isa.effects import Tally
 from cimc.isa.program import (
@@ -119,7 +121,8 @@ def _step(machine: Machine, layer: str, instr: Instr, tally: Tally) -> Step:
         _operand(machine, param.kind, arg)
         for param, arg in zip(row.params, instr.args, strict=True)
     ]
-    options = {name: _option(machine, value) for name, value in instr.opts.items()}
+    kinds = {opt.name: opt.kind for opt in row.opts}
+    options = {name: _option(machine, kinds[name], v) for name, v in instr.opts.items()}
     return Step(layer, instr, tally, row.effect, operands, options)
 
 
@@ -129,7 +132,7 @@ def _step(machine: Machine, layer: str, instr: Instr, tally: Tally) -> Step:
 def _operand(machine: Machine, kind: str, arg: Operand) -> Resolver:
     """How to look up an operand of a table row's kind; once and for all where it's fixed."""
     resolve = _lookup(machine, kind, arg)
-    if not _is_fixed(arg):
+    if kind == "scalar" or not _is_fixed(arg):
         return resolve
     fixed = resolve({})
     return lambda env: fixed
@@ -141,6 +144,9 @@ def _lookup(machine: Machine, kind: str, arg: Operand) -> Resolver:
             return _register(machine, kind, arg)
         case Rows():
             return _rows(machine, arg)
+        case Ref() if kind == "scalar":
+            vector = _vec(machine, arg)
+            return lambda env: vector(env).values
         case Refs():
             buffers = [machine.buffers[name] for name in arg.names]
             return lambda env: buffers
@@ -190,6 +196,8 @@ def _register(machine: Machine, kind: str, arg: Reg) -> Resolver:
             ones_in(latch.valid if of_valid else latch.bits)[:, None], columns
         )
     assert span is not None
+    if kind == "scalar":
+        return lambda env: _part(register, slice(*_span(span, env))).values
     if kind == "addend":
         return lambda env: Addend(_part(register, slice(*_span(span, env))), columns)
     return lambda env: _part(register, slice(*_span(span, env)))
@@ -224,10 +232,11 @@ def _vec(machine: Machine, arg: Ref) -> Resolver:
     buffer, position, span = machine.buffers[arg.name], arg.index, arg.range
     assert isinstance(buffer, Buffer)
     assert position is not None
+    lanes = machine.lanes
     if span is not None:
-        return lambda env: Vec(buffer, position.value(env), *_span(span, env))
+        return lambda env: Vec(buffer, position.value(env), *_span(span, env), lanes)
     channels = buffer.shape[buffer.axis]
-    return lambda env: Vec(buffer, position.value(env), 0, channels)
+    return lambda env: Vec(buffer, position.value(env), 0, channels, lanes)
 
 
 def _constant(kind: str, data: Data, span: Range | None) -> Resolver:
@@ -246,10 +255,12 @@ def _constant(kind: str, data: Data, span: Range | None) -> Resolver:
     return resolve
 
 
-def _option(machine: Machine, value: Option) -> Resolver:
+def _option(machine: Machine, kind: str, value: Option) -> Resolver:
     match value:
         case Range():
             return lambda env: _span(value, env)
         case Ref():
-            return _operand(machine, "table", value)
+            return _operand(machine, kind, value)
+        case Affine() if kind == "scalar":
+            return lambda env: np.array([[value.value(env)]])
     return value.value

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from cimc.isa.effects import Tally
-from cimc.isa.geometry import segment, win_columns, win_taps
+from cimc.isa.geometry import segment, win_load, win_taps
 from cimc.isa.program import Affine, Instr, Layer, Loop, Program, Range, Ref, Reg, Rows
 from cimc.isa.table import TABLE
 from cimc.sim.bind import Tallies, bind, execute
@@ -180,10 +180,9 @@ class _Walk:
                 yield "bits", self.popcount(instr, env)
             case "acc":
                 yield "ops", _size(instr.args[0], env)
-            case "st":
-                yield "elements", self.channels(instr.args[0], env)
-            case "pp":
-                yield "ops", self.channels(instr.args[0], env) * self.taps(instr)
+            case "st" | "pp":
+                count = self.channels(instr.args[0], env) * self.taps(instr)
+                yield TABLE[instr.op].counters[0].name, count
             case "host":
                 yield "calls", 1
                 yield "macs", self.program.datas[_name(instr.args[0])].macs
@@ -196,7 +195,8 @@ class _Walk:
         """Columns that a load fills; remembered for the reads that use the latch."""
         if instr.op == "ld.window":
             win = self.program.wins[_name(instr.args[2])]
-            length = segment(win_columns(win), win.seg, _opt(instr, "seg", env))[1]
+            _, count, _, columns = win_load(win, _opt(instr, "group", env), _opt(instr, "seg", env))
+            length = count * columns
         elif instr.op == "ld.vector":
             width = _opt(instr, "width", env)
             length = segment(self.channels(instr.args[1], env), width, _opt(instr, "seg", env))[1]
@@ -227,7 +227,8 @@ class _Walk:
         return buffer.shape[buffer.axis]
 
     def taps(self, instr: Instr) -> int:
-        return win_taps(self.program.wins[_name(instr.args[2])]) if instr.op == "pp.max" else 1
+        windowed = instr.op in ("pp.max", "pp.sum")
+        return win_taps(self.program.wins[_name(instr.args[2])]) if windowed else 1
 
 
 def _name(arg: object) -> str:
@@ -288,7 +289,7 @@ def _size_expressions(instr: Instr) -> Iterator[Affine]:
             yield span.size
             if isinstance(value, Reg) and instr.op.startswith(("read.", "popc")):
                 yield span.start
-    for name in ("seg", "width"):
+    for name in ("seg", "width", "group"):
         yield _affine(instr, name)
 
 

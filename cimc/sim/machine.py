@@ -7,6 +7,7 @@ and `cimc/isa/effects.py` changes it. Knows nothing of sections' order, inputs o
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from copy import copy
 
 import numpy as np
 import numpy.typing as npt
@@ -44,27 +45,36 @@ class Machine:
     ) -> None:
         self.target = program.target
         self.samples = samples
+        self.lanes = 1
         self.cells = cells
         self.fragments = fragments
         self.data = program.datas
         self.windows = {name: Window(win) for name, win in program.wins.items()}
         self.physical = _physical_rows(program)
         self.buffers = _buffers(program, samples)
-        self.registers = {
-            name: self._register(kind, size)
-            for name, (kind, size) in register_sizes(program).items()
-        }
+        self.sizes = register_sizes(program)
+        self.registers = self._registers()
+
+    def side_by_side(self, lanes: int) -> Machine:
+        """A machine on the same buffers and cells with `lanes` lanes for each sample."""
+        wide = copy(self)
+        wide.lanes = lanes
+        wide.registers = wide._registers()
+        return wide
+
+    def _registers(self) -> dict[str, Register]:
+        return {name: self._register(kind, size) for name, (kind, size) in self.sizes.items()}
 
     def _register(self, kind: str, size: int) -> Register:
-        words = words_for(self.target.cols)
+        words, samples = words_for(self.target.cols), self.samples * self.lanes
         if kind == "latch":
             return Latch.empty(words)
-        ints = np.zeros((self.samples, size), dtype=np.int64)
+        ints = np.zeros((samples, size), dtype=np.int64)
         if kind == "acc":
             limit = 1 << (self.target.acc_bits - 1)
             return Accumulators(ints, -limit, limit - 1)
         if kind == "bits":
-            bits = np.zeros((self.samples, words, size), dtype=np.uint64)
+            bits = np.zeros((samples, words, size), dtype=np.uint64)
             return ResultBits(bits, ints, np.zeros(size, dtype=np.int64))
         return ints
 
@@ -158,6 +168,8 @@ def _collect_instr(
         kind = param.kind
         if kind == "addend":
             kind = "counts" if arg.field is None else "latch"
+        elif kind == "scalar":
+            kind = "acc"
         end = 0 if arg.range is None else (arg.range.start + arg.range.size).bounds(bounds)[1]
         sizes[arg.name] = kind, max(0, end, sizes.get(arg.name, (kind, 0))[1])
 

@@ -72,7 +72,7 @@ def test_bounds_are_as_tight_as_the_weights():
     assert _layer_bounds("bip", ones) == Bounds(-6, 6, 2)
     assert _layer_bounds("bip", ones, pads=[1, 0]) == Bounds(-6, 6, 1)
     assert _layer_bounds("u8", ones) == Bounds(0, 6 * 255)
-    assert _layer_bounds("i8", ones) == Bounds(-6 * 128, 6 * 128)
+    assert _layer_bounds("i8", ones) == Bounds(-6 * 128, 6 * 127)
     mixed = ones.copy()
     mixed[0, 0] = -1
     assert _layer_bounds("u8", mixed) == Bounds(-2 * 255, 6 * 255)

@@ -151,6 +151,12 @@ def _win(scope: Scope, win: Win) -> None:
         scope.add(text, win.span)
     if win.seg < 0:
         scope.add("`seg` is negative", win.span)
+    if not 1 <= win.pack <= max(1, win.groups):
+        scope.add(f"`pack` is {win.pack}; the window has {win.groups} groups", win.span)
+    if win.pack > 1 and win.seg:
+        scope.add("a window with `pack` has no segments", win.span)
+    if win.up and (len(win.up) != rank or any(k < 1 for k in win.up)):
+        scope.add(f"`up` needs {rank} positive numbers, as `kernel` has", win.span)
     if prod(win.out) * prod(win.kernel) * win.channels > MAX_ELEMENTS * 64:
         scope.add(f"the windows of `{win.name}` are too many to compute", win.span)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from cimc.ir.types import is_integer
 from cimc.isa.check.declarations import NAME
 from cimc.isa.check.rules import RULES
 from cimc.isa.check.scope import KIND_NAMES, Named, Scope, Site, sites
@@ -50,6 +51,8 @@ _EXPECTED = {
     "cells": "rows of cells such as `conv1.w[0:32]`",
     "code": "the name of an `onnx` item",
     "bufs": "a list of buffers such as `(a, b)`",
+    "scalar": "one integer: an element of a buffer `zero[0]` or an accumulator `%s[0:1]`",
+    "whole": "the name of a data item",
 }
 
 
@@ -154,7 +157,7 @@ def _instruction(scope: Scope, site: Site) -> None:
     sizes: list[tuple[int | str, Affine]] = []
     for key, (param, arg) in enumerate(zip(row.params, instr.args, strict=True)):
         size = _CHECKS[param.kind](scope, site, key, arg, param.kind)
-        if size is not None and not instr.op.startswith("ld."):
+        if size is not None and not instr.op.startswith(_SIZES_DIFFER):
             sizes.append((key, size))
     sizes += _options(scope, site)
     if len(scope.errors) > before:
@@ -165,6 +168,9 @@ def _instruction(scope: Scope, site: Site) -> None:
                      "in the first operand", place)  # fmt: skip
     if len(scope.errors) == before and instr.op in RULES:
         RULES[instr.op](scope, site)
+
+
+_SIZES_DIFFER = ("ld.", "popc")
 
 
 def _count(size: Affine) -> str:
@@ -189,6 +195,8 @@ def _options(scope: Scope, site: Site) -> list[tuple[int | str, Affine]]:
         elif known[name].kind == "table":
             size = _constants(scope, site, name, value, "table")
             sizes += [] if size is None else [(name, size)]
+        elif known[name].kind == "scalar" and not isinstance(value, Affine):
+            _scalar(scope, site, name, value, "scalar")
     return sizes
 
 
@@ -296,6 +304,29 @@ def _constants(
     return _range(scope, site, key, arg.range, len(item.array), f"rows of `{arg.name}`")
 
 
+def _scalar(scope: Scope, site: Site, key: int | str, arg: Operand | Option, kind: str) -> None:
+    """One integer of a buffer, or one accumulator."""
+    if isinstance(arg, Reg):
+        size = _register(scope, site, key, arg, "acc")
+        if size is not None and size != Affine(1):
+            _wrong(scope, site, key, kind)
+        return
+    size = _vector(scope, site, key, arg, kind)
+    if size is None:
+        return
+    assert isinstance(arg, Ref)
+    item = scope.names[arg.name]
+    assert isinstance(item, (Mem, View))
+    if size != Affine(1) or not is_integer(item.type):
+        _wrong(scope, site, key, kind)
+
+
+def _whole(scope: Scope, site: Site, key: int | str, arg: Operand | Option, kind: str) -> None:
+    item = _bare(scope, site, key, arg, kind, Data)
+    if isinstance(item, Data) and (item.kind in ("onnx", "cells") or item.array.ndim != 1):
+        scope.at(site, f"`{item.name}` must be a vector of constants", key)
+
+
 def _code(scope: Scope, site: Site, key: int | str, arg: Operand | Option, kind: str) -> None:
     item = _bare(scope, site, key, arg, kind, Data)
     if isinstance(item, Data) and item.kind != "onnx":
@@ -327,6 +358,8 @@ _CHECKS: dict[str, _Check] = {
     "cells": _constants,
     "code": _code,
     "bufs": _buffers,
+    "scalar": _scalar,
+    "whole": _whole,
 }
 
 
@@ -399,6 +432,8 @@ def _register_kinds(scope: Scope) -> None:
             kind = param.kind
             if kind == "addend":
                 kind = "latch" if arg.field is not None else "counts"
+            elif kind == "scalar":
+                kind = "acc"
             if first.setdefault(arg.name, kind) != kind:
                 text = f"`%{arg.name}` is used as {kind}, and as {first[arg.name]} before"
                 scope.at(site, text, key)

@@ -26,7 +26,7 @@ class _Use:
     """A buffer used by one operand; `ref` is None where the whole buffer is used."""
 
     site: Site
-    key: int
+    key: int | str
     name: str
     ref: Ref | None
 
@@ -78,6 +78,11 @@ def _buffer_uses(site: Site) -> list[tuple[str, _Use]]:
             # a window reaches beyond its position
             whole = windowed and param.role == "r"
             found.append((param.role, _Use(site, key, arg.name, None if whole else arg)))
+        elif param.kind == "scalar" and isinstance(arg, Ref):
+            found.append(("r", _Use(site, key, arg.name, arg)))
+    for name, value in site.instr.opts.items():
+        if isinstance(value, Ref) and value.index is not None:
+            found.append(("r", _Use(site, name, value.name, value)))
     return found
 
 

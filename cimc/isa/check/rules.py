@@ -6,14 +6,15 @@ Called by `operands.py` once operands and options have the right kind, range and
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from cimc.ir.types import int_range, is_float, is_integer, planes
 from cimc.isa.check.scope import Scope, Site
-from cimc.isa.geometry import segment, segments, win_columns, win_out
+from cimc.isa.geometry import segment, segments, win_columns, win_out, win_packs
 from cimc.isa.loops import extent
-from cimc.isa.program import Affine, Data, Mem, Ref, View, Win
+from cimc.isa.program import Affine, Data, Mem, Ref, Reg, View, Win
 
 MAX_SHIFT = 61
 """Largest `shl=`; sums of 62 bits are the widest accumulators."""
@@ -39,7 +40,7 @@ def loaded(scope: Scope, site: Site) -> int:
     instr = site.instr
     if instr.op == "ld.window":
         win = _win(scope, site)
-        return longest(site, win_columns(win), win.seg)
+        return win.pack * longest(site, win_columns(win), win.seg)
     if instr.op == "ld.vector":
         return longest(site, _vector_size(scope, site), option(site, "width").const)
     cols = instr.opts.get("cols")
@@ -88,9 +89,133 @@ def _ld_window(scope: Scope, site: Site) -> None:
     if ref.range is not None:
         scope.at(site, "a window takes all channels; `group=` selects one group", 1)
     win = _win(scope, site)
-    _columns_fit(scope, site, win_columns(win), win.seg)
-    _within(scope, site, "group", win.groups, f"{win.groups} groups")
+    _columns_fit(scope, site, win.pack * win_columns(win), win.seg)
+    packs = win_packs(win)
+    what = f"{win.groups} groups" if win.pack == 1 else f"{packs} packs of groups"
+    _within(scope, site, "group", packs, what)
     _plane(scope, site)
+    _pad(scope, site)
+
+
+def _pad(scope: Scope, site: Site) -> None:
+    """What taps outside hold: a value of the buffer's type."""
+    value, elem = site.instr.opts.get("pad"), _elem(scope, site, 1)
+    if value is None:
+        return
+    if elem[0] not in "ui":
+        scope.at(
+            site, f"`pad` is for integers; taps outside a buffer of {elem} are not valid", "pad"
+        )
+        return
+    low, high = int_range(elem)
+    if isinstance(value, Affine):
+        least, most = extent(value, site.loops)
+    else:
+        assert isinstance(value, Ref)
+        item = scope.names[value.name]
+        assert isinstance(item, (Mem, View))
+        least, most = int_range(item.type)
+    if least < low or most > high:
+        found = str(least) if least == most else f"{least} … {most}"
+        scope.at(site, f"`pad` is {found}; {elem} holds {low} … {high}", "pad")
+
+
+def _popc(scope: Scope, site: Site) -> None:
+    counts, bits = site.instr.args
+    assert isinstance(counts, Reg)
+    assert isinstance(bits, Reg)
+    assert counts.range is not None
+    assert bits.range is not None
+    wide, rows, width = counts.range.size, bits.range.size, option(site, "width")
+    if width == Affine(0):
+        if wide != rows:
+            scope.at(
+                site, f"sizes differ: {_text(rows)} here, {_text(wide)} in the first operand", 1
+            )
+        return
+    if not (width.is_const and wide.is_const and rows.is_const):
+        scope.at(site, "with `width`, all sizes must be constant", "width")
+        return
+    parts, rest = divmod(wide.const, rows.const)
+    if rest:
+        scope.at(site, f"{wide.const} counts are no multiple of {rows.const} rows", 0)
+    elif width.const < 1 or parts * width.const > scope.program.target.cols:
+        scope.at(site, f"{parts} times {width.const} columns; a tile has "
+                 f"{scope.program.target.cols}", "width")  # fmt: skip
+
+
+def _text(size: Affine) -> str:
+    return str(size.const) if size.is_const else "a size that varies"
+
+
+def _acc_mac(scope: Scope, site: Site) -> None:
+    data = _item(scope, site, 2)
+    assert isinstance(data, Data)
+    if data.array.ndim != 1 or not is_integer(data.kind):
+        scope.at(site, f"`{data.name}` must be a vector of integers", 2)
+
+
+def _requantise(scope: Scope, site: Site) -> None:
+    """st.rq, pp.rq: scales f32 [C] above zero, a zero point of the buffer's type."""
+    elem, data = _elem(scope, site, 0), _item(scope, site, 2)
+    assert isinstance(data, Data)
+    if data.kind != "f32" or data.array.ndim != 1 or not _positive(data.array):
+        scope.at(site, f"`{data.name}` must be a vector of finite f32 numbers above 0", 2)
+    if site.instr.op == "pp.rq" and not is_integer(_elem(scope, site, 1)):
+        scope.at(site, f"integers are requantised, not {_elem(scope, site, 1)}", 1)
+    _zero(scope, site, elem)
+
+
+def _zero(scope: Scope, site: Site, elem: str) -> None:
+    if elem[0] not in "ui" or elem not in _INTEGERS:
+        scope.at(site, f"the result must be uN or iN of at most 32 bits, not {elem}", 0)
+        return
+    low, high = int_range(elem)
+    least, most = extent(option(site, "zero"), site.loops)
+    if least < low or most > high:
+        found = str(least) if least == most else f"{least} … {most}"
+        scope.at(site, f"`zero` is {found}; {elem} holds {low} … {high}", "zero")
+
+
+_INTEGERS = {f"{sign}{bits}" for sign in "ui" for bits in range(1, 33)}
+
+
+def _positive(array: Any) -> bool:
+    return bool((np.isfinite(array) & (array > 0)).all())
+
+
+def _pp_lut(scope: Scope, site: Site) -> None:
+    source, target, table = _elem(scope, site, 1), _elem(scope, site, 0), _item(scope, site, 2)
+    assert isinstance(table, Data)
+    if source not in _INTEGERS or planes(source) > 16:
+        scope.at(site, f"a table is for integers of at most 16 bits, not {source}", 1)
+    elif len(table.array) != 2 ** planes(source):
+        need = 2 ** planes(source)
+        scope.at(site, f"`{table.name}` has {len(table.array)} elements, {source} {need} values", 2)
+    if table.kind != target:
+        scope.at(site, f"`{table.name}` is {table.kind}, the buffer {target}", 2)
+
+
+def _pp_sum(scope: Scope, site: Site) -> None:
+    if not _window_fits(scope, site):
+        return
+    for key in (0, 1):
+        if not is_integer(_elem(scope, site, key)):
+            scope.at(site, f"integers are summed, not {_elem(scope, site, key)}", key)
+
+
+def _pp_qadd(scope: Scope, site: Site) -> None:
+    for key in (0, 1, 2):
+        elem = _elem(scope, site, key)
+        if elem not in _INTEGERS or planes(elem) > 8:
+            scope.at(site, f"quantised values have at most 8 bits; the buffer is {elem}", key)
+    data = _item(scope, site, 3)
+    assert isinstance(data, Data)
+    scales = data.array[[0, 2, 4]] if data.array.shape == (6,) else None
+    if data.kind != "f32" or scales is None or not _positive(scales):
+        scope.at(site, f"`{data.name}` must be f32[6]: x_scale, x_zero, y_scale, y_zero, scale, "
+                 "zero, with scales above 0", 3)  # fmt: skip
+    _within(scope, site, "fused", 2, "a flag")
 
 
 def _ld_vector(scope: Scope, site: Site) -> None:
@@ -161,7 +286,9 @@ def _level(scope: Scope, site: Site) -> None:
     if wanted is not None and levels != wanted:
         text = f"{elem} needs {wanted} thresholds a channel, `{th.name}` has {levels}"
         scope.at(site, text, 2)
-    if wanted is None and (not is_integer(elem) or levels > int_range(elem)[1]):
+    if wanted is None and (
+        not is_integer(elem) or levels > int_range(elem)[1] - int_range(elem)[0]
+    ):
         scope.at(site, f"a level of {levels} thresholds doesn't fit {elem}", 0)
     _flip(scope, site)
 
@@ -272,6 +399,13 @@ RULES: dict[str, Callable[[Scope, Site], None]] = {
     "read.xor": _read,
     "acc.add": _accumulate,
     "acc.sub": _accumulate,
+    "acc.mac": _acc_mac,
+    "popc": _popc,
+    "st.rq": _requantise,
+    "pp.rq": _requantise,
+    "pp.lut": _pp_lut,
+    "pp.sum": _pp_sum,
+    "pp.qadd": _pp_qadd,
     "st.acc": _st_acc,
     "st.ge": _level,
     "pp.ge": _level,

@@ -13,11 +13,25 @@ from itertools import count
 
 import numpy as np
 
+from cimc.ir.types import int_range
 from cimc.isa.check.bounds import Group, Interval, Piece, repeat
 from cimc.isa.check.rules import loaded, option
 from cimc.isa.check.scope import Scope, Site
 from cimc.isa.loops import extent, trips
-from cimc.isa.program import Affine, Data, Instr, Layer, Loop, Range, Ref, Reg, Section, walk
+from cimc.isa.program import (
+    Affine,
+    Data,
+    Instr,
+    Layer,
+    Loop,
+    Mem,
+    Range,
+    Ref,
+    Reg,
+    Section,
+    View,
+    walk,
+)
 
 MAX_STEPS = 400_000
 """Most instructions of one layer that are followed one by one."""
@@ -100,8 +114,9 @@ class _State:
         """A latch gets new bits; sums over its old ones are complete."""
         old = self.latches.get(name)
         if old is not None and old != source:
-            for piece in self.open.pop(old[0], []):
-                piece.close(old[0])
+            for load in (old[0], -1 - old[0]):
+                for piece in self.open.pop(load, []):
+                    piece.close(load)
         self.latches[name] = source
 
     def set_source(self, name: str, part: Range, source: Source | None) -> None:
@@ -224,6 +239,10 @@ class _Follower:
             bits = instr.args[1]
             assert isinstance(bits, Reg)
             source = state.source(bits.name, self._resolved(bits))
+            width = option(site, "width").const
+            if source is not None and width:
+                # part of the columns: a sum apart from those of the whole latch
+                source = -1 - source[0], min(width, source[1])
             state.set_source(first.name, self._resolved(first), source)
         elif instr.op.startswith("acc."):
             self._accumulate(site, first, state)
@@ -245,14 +264,18 @@ class _Follower:
     def _accumulate(self, site: Site, acc: Reg, state: _State) -> None:
         part = self._resolved(acc)
         exact = _const(part)
-        lo = extent(part.start, site.loops)[0]
-        hi = extent(part.start + part.size, site.loops)[1]
-        for piece in state.part(acc.name, lo, hi):
+        start = extent(part.start, site.loops)[0]
+        end = extent(part.start + part.size, site.loops)[1]
+        for piece in state.part(acc.name, start, end):
             if site.instr.op == "acc.clr" and exact:
                 piece.clear()
             elif site.instr.op == "acc.clr":
                 # some of the range is cleared, some is not
                 piece.clear((-self.limit, self.limit))
+            elif site.instr.op == "acc.mac":
+                low, high = self._product(site, state)
+                piece.add((low, high) if exact else (min(0, low), max(0, high)))
+                piece.see(site)
             else:
                 self._add(site, piece, state, exact is not None)
                 piece.see(site)
@@ -273,6 +296,23 @@ class _Follower:
             low, high = 0, source[1] if source else self.scope.program.target.cols
         ends = sorted(sign * value * factor for value in (low, high) for factor in (least, most))
         piece.add((ends[0], ends[-1]) if exact else (min(0, ends[0]), max(0, ends[-1])))
+
+    def _product(self, site: Site, state: _State) -> Interval:
+        """The range of a scalar times constants."""
+        scalar, table = site.instr.args[1:]
+        assert isinstance(table, Ref)
+        if isinstance(scalar, Reg):
+            part = self._resolved(scalar)
+            found = _const(part)
+            sums = [p.total() for p in state.part(scalar.name, *found) if p.reset] if found else []
+            known = sums[0] if len(sums) == 1 else (-self.limit, self.limit)
+        else:
+            assert isinstance(scalar, Ref)
+            item = self.scope.names[scalar.name]
+            assert isinstance(item, (Mem, View))
+            known = int_range(item.type)
+        ends = [a * b for a in known for b in self._constants(site, table)]
+        return min(ends), max(ends)
 
     def _resolved(self, reg: Reg) -> Range:
         """The range of a register with the variables that are known filled in."""
