@@ -41,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def program(folder: Path, capsys: Capture) -> Path:
     """`net.cim` beside the model."""
-    result = call(capsys, "compile", "net.onnx", "-o", "net.cim")
+    result = call(capsys, "compile", "net.onnx", "-o", "net.cim", "-p", "exact")
     assert result.code == 0, result
     return folder / "net.cim"
 
@@ -51,7 +51,7 @@ def images(count: int) -> Any:
 
 
 def test_compile(folder: Path, capsys: Capture) -> None:
-    result = call(capsys, "compile", "net.onnx", "-o", "net.cim", "--timings")
+    result = call(capsys, "compile", "net.onnx", "-o", "net.cim", "-p", "exact", "--timings")
     assert result.code == 0
     assert result.err == ""
     assert result.out.startswith("net.cim: 2 layers on 1 tile")

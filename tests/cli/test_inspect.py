@@ -72,7 +72,7 @@ def test_files(program: Path, tmp_path: Path) -> None:
 
 def test_reasons_of_the_host() -> None:
     mnist = DIGITS.parents[1] / "mnist" / "mnist_bnn.onnx"
-    output = _output(mnist)
+    output = _output(mnist, "-p", "exact")
     assert "3 Gemm" in output
     assert "its input is float" in output
 

@@ -85,7 +85,7 @@ def test_every_weight_has_one_cell(settings: dict[str, str]) -> None:
 
 
 def test_mnist() -> None:
-    plan = layout(cimc.compile(MNIST).program)
+    plan = layout(cimc.compile(MNIST, pipeline="exact").program)
     assert [(la.name, la.macs) for la in plan.layers if la.where == "tiles"] == [
         ("conv1", 225_792),
         ("conv2", 3_612_672),
