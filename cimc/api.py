@@ -36,7 +36,8 @@ from cimc.sim.reference import run as run_reference
 DEFAULT_PIPELINE = "exact"
 DEFAULT_TARGET = "digital-rram-180nm"
 PLACE = "place"
-ENGINES = ("reference",)
+ENGINES = ("lanes", "reference")
+"""The reference interpreter with independent loops side by side, and step by step."""
 
 
 @dataclass
@@ -75,7 +76,7 @@ class Compiled:
         self,
         inputs: Mapping[str, Array],
         *,
-        engine: str = "reference",
+        engine: str = ENGINES[0],
         progress: Callable[[int, int], None] | None = None,
     ) -> RunResult:
         """Run on inputs by ONNX name; several samples along the batch axis.
@@ -84,7 +85,9 @@ class Compiled:
         """
         if engine not in ENGINES:
             raise CompileError(f"no engine '{engine}'", help=f"there is {', '.join(ENGINES)}")
-        result = run_reference(self.program, dict(inputs), progress=progress)
+        result = run_reference(
+            self.program, dict(inputs), lanes=engine == "lanes", progress=progress
+        )
         return RunResult(
             outputs=result.outputs,
             counts=result.counts,

@@ -21,7 +21,12 @@ from cimc.cli import options
 @click.option(
     "--output", type=click.Path(dir_okay=False), help="Write outputs as .npz, by ONNX output name."
 )
-@click.option("--engine", default="reference", show_default=True, help="Interpreter: reference.")
+@click.option(
+    "--engine",
+    default="lanes",
+    show_default=True,
+    help="reference: step by step; lanes: the same, independent loops side by side.",
+)
 @click.option("--seed", default=0, show_default=True, help="For the input if none is given.")
 @click.option(
     "--scale",

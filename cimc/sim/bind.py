@@ -7,9 +7,9 @@ does is in `cimc/isa/effects.py`; which state it changes, in `machine.py`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -84,10 +84,16 @@ class BoundLoop:
     body: list[Step | BoundLoop]
 
 
-def execute(body: list[Step | BoundLoop], env: Env) -> None:
+class Runnable(Protocol):
+    """A step, or whatever runs in its place."""
+
+    def run(self, env: Env) -> None: ...
+
+
+def execute(body: Sequence[Runnable | BoundLoop], env: Env) -> None:
     """Run the steps in order; `for` and `par` alike in index order."""
     for item in body:
-        if isinstance(item, Step):
+        if not isinstance(item, BoundLoop):
             item.run(env)
             continue
         for value in range(item.lo(env), item.hi(env)):

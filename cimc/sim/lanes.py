@@ -15,8 +15,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from cimc.errors import CompileError
+from cimc.isa.check.registers import keeps_registers
 from cimc.isa.effects import Tally
-from cimc.isa.program import Affine, Instr, Layer, Loop, Program, Range, Ref, Refs, Reg, walk
+from cimc.isa.program import (
+    Affine,
+    Instr,
+    Layer,
+    Loop,
+    Program,
+    Range,
+    Ref,
+    Refs,
+    Reg,
+    Section,
+    walk,
+)
 from cimc.isa.state import words_for
 from cimc.isa.table import TABLE
 from cimc.sim.bind import BoundLoop, Env, Step, Tallies, bind, execute
@@ -25,13 +38,12 @@ from cimc.sim.machine import Machine
 _STATE_BYTES = 64 << 20  # registers of all lanes: what stays near the processor
 
 Body = list[Instr | Loop]
-Interval = tuple[int, int]
 
 
 # -- which loops -----------------------------------------------------------------------
 
 
-def independent(program: Program, loop: Loop) -> bool:
+def independent(program: Program, section: Section, layer: Layer, loop: Loop) -> bool:
     """Whether the iterations of a loop outside any other share no register and no element of a
     buffer, and use its variable for positions only. A sufficient condition: each vector that
     is written lies at a position of its own, each register is written before it is read."""
@@ -40,7 +52,7 @@ def independent(program: Program, loop: Loop) -> bool:
     return (
         _only_positions(loop.body, loop.var)
         and _own_places(program, loop)
-        and _private(loop.body, {}, {loop.var: (loop.lo.const, loop.hi.const - 1)})
+        and keeps_registers(section, layer, loop)
     )
 
 
@@ -119,57 +131,6 @@ def _roots(program: Program) -> dict[str, str]:
     return roots
 
 
-def _private(body: Body, known: dict[str, list[Interval]], env: dict[str, Interval]) -> bool:
-    """Whether no register is read before the iteration wrote it. `known` holds the elements
-    written so far (a latch has one), `env` the ends of the loop variables."""
-    for item in body:
-        if isinstance(item, Instr):
-            if not _writes_first(item, known, env):
-                return False
-            continue
-        if not (item.lo.is_const and item.hi.is_const):
-            return False
-        if item.lo.const >= item.hi.const:
-            continue
-        if not _private(item.body, known, {**env, item.var: (item.lo.const, item.hi.const - 1)}):
-            return False
-    return True
-
-
-def _writes_first(instr: Instr, known: dict[str, list[Interval]], env: dict[str, Interval]) -> bool:
-    written: list[Reg] = []
-    for param, arg in zip(TABLE[instr.op].params, instr.args, strict=True):
-        if not isinstance(arg, Reg):
-            continue
-        if param.role != "w" and not _covered(_part(arg, env), known.get(arg.name, [])):
-            return False
-        if param.role != "r":
-            written.append(arg)
-    for reg in written:
-        part = _part(reg, env)
-        if reg.range is None or (reg.range.start.is_const and reg.range.size.is_const):
-            known.setdefault(reg.name, []).append(part)
-        elif not _covered(part, known.get(reg.name, [])):
-            return False  # a write that moves with a loop, into what nothing wrote before
-    return True
-
-
-def _part(reg: Reg, env: dict[str, Interval]) -> Interval:
-    """The elements of a register that a range reaches, whatever the loop variables are."""
-    if reg.range is None:
-        return 0, 1
-    end = reg.range.start + reg.range.size
-    return reg.range.start.bounds(env)[0], end.bounds(env)[1]
-
-
-def _covered(part: Interval, known: list[Interval]) -> bool:
-    at = part[0]
-    for low, high in sorted(known):
-        if low <= at < high:
-            at = high
-    return at >= part[1]
-
-
 # -- running them ----------------------------------------------------------------------
 
 
@@ -226,13 +187,13 @@ class LaneLoop:
 
 
 def bind_lanes(
-    machine: Machine, program: Program, layers: list[Layer], tallies: Tallies
+    machine: Machine, program: Program, section: Section, tallies: Tallies
 ) -> list[Step | BoundLoop | LaneLoop]:
     """The instructions of a section as steps, independent loops as lanes."""
     found: list[Step | BoundLoop | LaneLoop] = []
-    for layer in layers:
+    for layer in section.layers:
         for item in layer.body:
-            if isinstance(item, Loop) and independent(program, item):
+            if isinstance(item, Loop) and independent(program, section, layer, item):
                 found.append(LaneLoop(item, layer.name, machine, tallies))
             else:
                 found += bind(machine, [Layer(layer.name, [item])], tallies)

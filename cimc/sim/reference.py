@@ -23,6 +23,7 @@ from cimc.sim.bind import Tallies, bind, execute
 from cimc.sim.counters import Counts
 from cimc.sim.feed import Feed, Outputs
 from cimc.sim.host import OnnxFragment, value_bytes
+from cimc.sim.lanes import bind_lanes
 from cimc.sim.machine import Machine, Tiles, pack_tiles, register_sizes, unpack_tiles
 
 # Samples at a time: bounded by memory, and by what stays in a processor's cache.
@@ -52,12 +53,14 @@ def run(
     inputs: Mapping[str, Array],
     *,
     tiles: Tiles | None = None,
+    lanes: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Run a program on N samples.
 
     inputs:   arrays by ONNX input name, of the exact numpy type and shape (see `Feed`).
     tiles:    the cells to start from, as `Result.tiles`; None: all 0.
+    lanes:    run the iterations of independent loops side by side (see `lanes.py`).
     progress: called with (samples done, N) now and then.
 
     Raises CompileError for unusable inputs, an accumulator that overflows, and a value that a
@@ -78,7 +81,7 @@ def run(
             machine = Machine(program, size, cells, fragments)
         machine.start_from(once)
         feed.fill(machine, done)
-        _run_section(machine, program, "infer", counts)
+        _run_section(machine, program, "infer", counts, lanes)
         outputs.take(machine)
         done += size
         if progress is not None:
@@ -88,12 +91,17 @@ def run(
     return Result(outputs.join(feed.samples), counts, tiles, feed.samples)
 
 
-def _run_section(machine: Machine, program: Program, name: str, counts: Counts) -> None:
+def _run_section(
+    machine: Machine, program: Program, name: str, counts: Counts, lanes: bool = False
+) -> None:
     section = program.section(name)
     if section is None:
         return
     tallies = Tallies(Tally)
-    execute(bind(machine, section.layers, tallies), {})
+    if lanes:
+        execute(bind_lanes(machine, program, section, tallies), {})
+    else:
+        execute(bind(machine, section.layers, tallies), {})
     counts.add(name, tallies, machine.samples)
 
 

@@ -89,6 +89,14 @@ def round_trip(program):
     return again
 
 
+def check_lanes(program, feeds, result):
+    """Independent loops side by side give the values, counts and cells of the step-by-step run."""
+    other = run(program, feeds, lanes=True)
+    assert_equal(result.outputs, other.outputs, "lanes")
+    assert other.counts == result.counts
+    np.testing.assert_array_equal(other.tiles, result.tiles)
+
+
 def check_case(net, *outputs, on_tiles=True, **options):
     """Assert that every way of running the model gives the same bits and counts.
 
@@ -105,6 +113,7 @@ def check_case(net, *outputs, on_tiles=True, **options):
     assert_equal(expected, joined(program, Evaluator(case.graph), net.feeds), "graph")
     result = run(program, net.feeds)
     assert_equal(expected, result.outputs, "program")
+    check_lanes(program, net.feeds, result)
     counts = static_counts(program, result.samples)
     assert result.counts.static() == counts.static()
     return case, result

@@ -2,7 +2,7 @@
 in packs and spread inputs: the program gives the bits of the numpy meaning, on any small tiles."""
 
 import numpy as np
-from exact_check import REGISTRY, assert_equal, round_trip
+from exact_check import REGISTRY, assert_equal, check_lanes, round_trip
 from exact_draw import SEEDS, SUBSETS, cases
 from hypothesis import assume, given, note
 from hypothesis import strategies as st
@@ -98,6 +98,7 @@ def check(draw, build, outputs, **options):
     assert not [n for n in case.graph.nodes if n.op == HOST], "something is left on the host"
     program = round_trip(case.program)
     result = run(program, build.feeds)
+    check_lanes(program, build.feeds, result)
     joined = {k: np.concatenate([e[k] for e in expected]) for k in expected[0]}
     assert_equal(joined, result.outputs, "program")
     assert result.counts.static() == static_counts(program, result.samples).static()

@@ -145,6 +145,14 @@ class _Uses:
     reduced: dict[str, tuple[Site, int]] = field(default_factory=dict)
 
 
+def keeps_registers(section: Section, layer: Layer, loop: Loop) -> bool:
+    """Whether the iterations of a loop outside any other have all registers to themselves: each
+    writes what it reads, and sums nothing up over the iterations."""
+    uses = _Uses()
+    _collect(section, layer, loop.body, (loop,), uses)
+    return not uses.shared and not uses.reduced
+
+
 def _private(
     scope: Scope, section: Section, layer: Layer, par: Loop, loops: tuple[Loop, ...]
 ) -> list[str]:
