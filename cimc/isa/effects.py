@@ -95,7 +95,7 @@ def ld_window(
     first, count, start, length = win_load(win.win, group, seg)
     values, taps = v.window(win, slice(first, first + count), slice(start, start + length))
     if pad is not None:
-        values, taps = np.where(taps, values, pad.astype(values.dtype)), np.ones_like(taps)
+        values, taps = np.where(taps, values, exact(pad, v.buffer.elem)), np.ones_like(taps)
     x.load(_plane(values, v.buffer.elem, plane), _valid(values, v.buffer.elem, taps), col)
     n["bits"] += count * length
 
@@ -301,9 +301,8 @@ def pp_max(n: Tally, y: Vec, x: Vec, win: Window) -> None:
     values, taps = _taps(x, win)
     if not taps.any(axis=1).all():
         raise Trap(f"window {win.win.name} has no tap inside")
-    kind = values.dtype
-    lowest = -np.inf if kind.kind == "f" else np.iinfo(kind).min if kind.kind in "iu" else False
-    y.store(np.where(taps, values, np.asarray(lowest).astype(kind)).max(axis=1))
+    inside = np.take_along_axis(values, taps.argmax(axis=1, keepdims=True), axis=1)
+    y.store(np.where(taps, values, inside).max(axis=1))
     n["ops"] += y.size * win_taps(win.win)
 
 

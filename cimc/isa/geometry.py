@@ -61,7 +61,7 @@ def win_out(win: Win, spatial: tuple[int, ...]) -> tuple[int, ...]:
     """Output size for each axis of an input of size `spatial` (ONNX Conv, floor rounding);
     not positive where the kernel doesn't fit."""
     n = len(spatial)
-    wide = [(size - 1) * k + 1 for size, k in zip(spatial, win.up or (1,) * n)]
+    wide = [(size - 1) * k + 1 for size, k in zip(spatial, win.spread, strict=True)]
     return tuple(
         (size + begin + end - dilation * (kernel - 1) - 1) // stride + 1
         for size, begin, end, dilation, kernel, stride in zip(
@@ -79,9 +79,8 @@ def window_index(
     (0 where the tap is outside), and `inside` bool [positions, K], whether the tap lies in
     the buffer. Both are read-only and shared between calls.
     """
-    up = win.up or (1,) * len(win.kernel)
     return _window_index(
-        win.kernel, win.out, win.strides, win.pads, win.dilations, up, win.groups, shape
+        win.kernel, win.out, win.strides, win.pads, win.dilations, win.spread, win.groups, shape
     )
 
 

@@ -231,10 +231,19 @@ class Win:
     groups: int = 1
     seg: int = 0  # columns in a segment; 0: no limit
     pack: int = 1
-    up: tuple[int, ...] = ()  # () is 1 along each axis
+    up: tuple[int, ...] = ()  # (): no gaps; all 1 becomes ()
     span: Span | None = field(default=None, compare=False)
     before: tuple[str, ...] = ()
     after: str = ""
+
+    def __post_init__(self) -> None:
+        if all(factor == 1 for factor in self.up):
+            self.up = ()
+
+    @property
+    def spread(self) -> tuple[int, ...]:
+        """`up` along each axis."""
+        return self.up or (1,) * len(self.kernel)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cimc.errors import Span
-from cimc.isa.check.rules import option
+from cimc.isa.check.lookup import option
 from cimc.isa.check.scope import Scope, Site, sites
 from cimc.isa.loops import IntArray, extent, iteration_count, iterations, values
 from cimc.isa.program import Data, Ref, Rows

@@ -15,7 +15,8 @@ import numpy as np
 
 from cimc.ir.types import int_range
 from cimc.isa.check.bounds import Group, Interval, Piece, repeat
-from cimc.isa.check.rules import loaded, option
+from cimc.isa.check.lookup import option
+from cimc.isa.check.rules import loaded
 from cimc.isa.check.scope import Scope, Site
 from cimc.isa.loops import extent, trips
 from cimc.isa.program import (
