@@ -15,24 +15,11 @@ import numpy as np
 
 from cimc.ir.types import int_range
 from cimc.isa.check.bounds import Group, Interval, Piece, repeat
-from cimc.isa.check.lookup import option
+from cimc.isa.check.lookup import elem, option
 from cimc.isa.check.rules import loaded
 from cimc.isa.check.scope import Scope, Site
 from cimc.isa.loops import extent, trips
-from cimc.isa.program import (
-    Affine,
-    Data,
-    Instr,
-    Layer,
-    Loop,
-    Mem,
-    Range,
-    Ref,
-    Reg,
-    Section,
-    View,
-    walk,
-)
+from cimc.isa.program import Affine, Data, Instr, Layer, Loop, Range, Ref, Reg, Section, walk
 
 MAX_STEPS = 400_000
 """Most instructions of one layer that are followed one by one."""
@@ -81,6 +68,18 @@ class _State:
         # where the bits and counts in a range of a register come from
         self.sources: dict[str, list[tuple[Range, Source]]] = {}
         self.open: dict[int, list[Piece]] = {}
+        # the state around the loop that this is one iteration of, and what the loop writes
+        self.outer: _State | None = None
+        self.written: set[str] = set()
+
+    def value(self, name: str, at: int) -> Interval | None:
+        """The range of one accumulator, if it is known."""
+        for piece in self.pieces.get(name, []):
+            if piece.lo <= at < piece.hi:
+                return piece.total() if piece.reset else None
+        if self.outer is None or name in self.written:
+            return None
+        return self.outer.value(name, at)
 
     def part(self, name: str, lo: int, hi: int) -> list[Piece]:
         """The pieces of an accumulator register that make up lo … hi-1."""
@@ -109,7 +108,9 @@ class _State:
         if load not in piece.groups:
             piece.groups[load] = Group(width)
             self.open.setdefault(load, []).append(piece)
-        return piece.groups[load]
+        group = piece.groups[load]
+        group.width = max(group.width, width)
+        return group
 
     def load_latch(self, name: str, source: Source) -> None:
         """A latch gets new bits; sums over its old ones are complete."""
@@ -204,6 +205,7 @@ class _Follower:
         """Follow one iteration for all; nothing is known of the variable but its bounds."""
         least, most = trips(loop, loops)
         inner = _State(self.scope)
+        inner.outer, inner.written = state, _written(loop)
         inner.latches = dict(state.latches)
         inner.sources = {name: list(known) for name, known in state.sources.items()}
         self._forget(loop, inner)
@@ -302,16 +304,12 @@ class _Follower:
         """The range of a scalar times constants."""
         scalar, table = site.instr.args[1:]
         assert isinstance(table, Ref)
-        if isinstance(scalar, Reg):
-            part = self._resolved(scalar)
-            found = _const(part)
-            sums = [p.total() for p in state.part(scalar.name, *found) if p.reset] if found else []
-            known = sums[0] if len(sums) == 1 else (-self.limit, self.limit)
-        else:
-            assert isinstance(scalar, Ref)
-            item = self.scope.names[scalar.name]
-            assert isinstance(item, (Mem, View))
-            known = int_range(item.type)
+        known: Interval | None = None
+        if isinstance(scalar, Ref):
+            known = int_range(elem(self.scope, site, 1))
+        elif isinstance(scalar, Reg) and (part := _const(self._resolved(scalar))):
+            known = state.value(scalar.name, part[0])
+        known = known or (-self.limit, self.limit)
         ends = [a * b for a in known for b in self._constants(site, table)]
         return min(ends), max(ends)
 
