@@ -9,11 +9,11 @@ from __future__ import annotations
 import colorsys
 import io
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cimc.cost.layout import Block, Layout
+from cimc.cost.layout import Block, Layout, TileUse
 from cimc.textfile import write_bytes
 
 if TYPE_CHECKING:
@@ -51,12 +51,14 @@ def bars(plan: Layout, width: int = 40, most: int = 40) -> list[Text]:
     index = {name: i for i, name in enumerate(plan.names)}
     by_tile = _by_tile(plan)
     width = min(width, target.rows)
-    keys = [
-        (_marks(by_tile.get(use.tile, []), index, target.rows, width), use.rows, use.cells)
-        for use in plan.tiles
-    ]
-    groups = [(key, list(uses)) for key, uses in groupby(plan.tiles, lambda use: keys[use.tile])]
-    shown, rest = groups[:most], groups[most:]
+
+    def key(use: TileUse) -> tuple[tuple[int | None, ...], int, int]:
+        marks = _marks(by_tile.get(use.tile, []), index, target.rows, width)
+        return marks, use.rows, use.cells
+
+    groups = ((k, list(uses)) for k, uses in groupby(plan.tiles, key))
+    shown = list(islice(groups, most))  # the rest is counted, not drawn
+    rest = len(plan.tiles) - sum(len(uses) for _, uses in shown)
     labels = [_label(uses[0].tile, uses[-1].tile) for _, uses in shown]
     wide = max(map(len, labels), default=0)
     lines = []
@@ -68,7 +70,7 @@ def bars(plan: Layout, width: int = 40, most: int = 40) -> list[Text]:
         line.append(f"| {rows}/{target.rows} rows, {share:.0f} % of cells")
         lines.append(line)
     if rest:
-        lines.append(Text(f"and {sum(len(uses) for _, uses in rest)} more tiles"))
+        lines.append(Text(f"and {rest} more tiles"))
     return lines
 
 

@@ -144,7 +144,7 @@ def layout(program: Program) -> Layout:
         by_tile.setdefault(block.tile, []).append(block)
     target = program.target
     tiles = [_tile(tile, by_tile.get(tile, []), target) for tile in range(target.tiles)]
-    counts = static_counts(program)
+    counts = static_counts(program, pulses=False)
     section = program.section("infer")
     layers = section.layers if section is not None else []
     return Layout(
@@ -160,10 +160,10 @@ def layout(program: Program) -> Layout:
 
 
 def _blocks(program: Program) -> Iterator[Block]:
-    section = program.section("load")
+    section, datas = program.section("load"), program.datas
     for layer in section.layers if section is not None else []:
         for instr, rows, env in _with_rows(layer.body, {}):
-            cells = program.datas[_ref(instr.args[1]).name]
+            cells = datas[_ref(instr.args[1]).name]
             columns = segment(cells.array.shape[1], cells.seg, _option(instr, "seg", env))[1]
             yield Block(
                 layer.name, rows.tile.value(env), rows.range.start.value(env),

@@ -82,9 +82,11 @@ def is_static(key: Key) -> bool:
 # -- counting without running ----------------------------------------------------------
 
 
-def static_counts(program: Program, samples: int = 1, tiles: Tiles | None = None) -> Counts:
-    """The static counts of a run with `samples` samples, and the programming pulses, which
-    follow from the cell images and the initial `tiles` (None: all cells 0)."""
+def static_counts(
+    program: Program, samples: int = 1, tiles: Tiles | None = None, pulses: bool = True
+) -> Counts:
+    """The static counts of a run with `samples` samples, and the programming pulses (unless
+    left out), which follow from the cell images and the initial `tiles` (None: all cells 0)."""
     counts = Counts(samples)
     loaded = _Widths.of(program)
     for name in ("load", "infer", "update"):
@@ -98,7 +100,8 @@ def static_counts(program: Program, samples: int = 1, tiles: Tiles | None = None
             walk.layer = layer.name
             walk.body(layer.body, {})
         counts.add(name, walk.tallies, times)
-    _add_pulses(program, counts, tiles)
+    if pulses:
+        _add_pulses(program, counts, tiles)
     return counts
 
 
@@ -135,6 +138,9 @@ class _Walk:
     widths: _Widths
     tallies: Tallies
     layer: str = ""
+
+    def __post_init__(self) -> None:
+        self.datas, self.wins = self.program.datas, self.program.wins
 
     def body(self, body: list[Instr | Loop], env: Env) -> None:
         for item in body:
@@ -185,16 +191,16 @@ class _Walk:
                 yield TABLE[instr.op].counters[0].name, count
             case "host":
                 yield "calls", 1
-                yield "macs", self.program.datas[_name(instr.args[0])].macs
+                yield "macs", self.datas[_name(instr.args[0])].macs
 
     def image_columns(self, instr: Instr, env: Env) -> int:
-        data = self.program.datas[_name(instr.args[1])]
+        data = self.datas[_name(instr.args[1])]
         return segment(data.array.shape[1], data.seg, _opt(instr, "seg", env))[1]
 
     def load(self, instr: Instr, env: Env) -> int:
         """Columns that a load fills; remembered for the reads that use the latch."""
         if instr.op == "ld.window":
-            win = self.program.wins[_name(instr.args[2])]
+            win = self.wins[_name(instr.args[2])]
             _, count, _, columns = win_load(win, _opt(instr, "group", env), _opt(instr, "seg", env))
             length = count * columns
         elif instr.op == "ld.vector":
@@ -228,7 +234,7 @@ class _Walk:
 
     def taps(self, instr: Instr) -> int:
         windowed = instr.op in ("pp.max", "pp.sum")
-        return win_taps(self.program.wins[_name(instr.args[2])]) if windowed else 1
+        return win_taps(self.wins[_name(instr.args[2])]) if windowed else 1
 
 
 def _name(arg: object) -> str:
