@@ -247,7 +247,7 @@ def acc_mac(n: Tally, a: Accumulators, s: Ints, t: Values) -> None:
     factor = max(abs(int(v)) for v in (t.min(initial=0), t.max(initial=0)))
     if largest * factor >= 1 << 62:
         raise Trap(f"{largest} * {factor} is outside [{a.low}, {a.high}]")
-    np.add(a.values, s * t.astype(np.int64), out=a.values)
+    np.add(a.values, s.astype(np.int64) * t.astype(np.int64), out=a.values)
     a.check()
     n["ops"] += a.values.shape[1]
 

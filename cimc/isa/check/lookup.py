@@ -46,6 +46,11 @@ def span(low: int, high: int) -> str:
     return str(low) if low == high else f"{low} … {high}"
 
 
+def size_text(size: Affine) -> str:
+    """A number of elements, where it is one."""
+    return str(size.const) if size.is_const else "a size that varies"
+
+
 def item(scope: Scope, site: Site, key: int) -> object:
     """The declaration that an operand names."""
     ref = site.instr.args[key]

@@ -7,19 +7,17 @@ checked in `registers.py`, `cells.py` and `widths.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from cimc.ir.types import is_integer
-from cimc.isa.check.declarations import NAME
+from cimc.isa.check.frame import check_frame
+from cimc.isa.check.lookup import size_text, span
 from cimc.isa.check.rules import RULES
 from cimc.isa.check.scope import KIND_NAMES, Named, Scope, Site, sites
-from cimc.isa.loops import extent, trips
+from cimc.isa.loops import extent
 from cimc.isa.program import (
     Affine,
     Data,
-    Instr,
-    Layer,
-    Loop,
     Mem,
     Operand,
     Option,
@@ -28,7 +26,6 @@ from cimc.isa.program import (
     Refs,
     Reg,
     Rows,
-    Section,
     View,
     Win,
 )
@@ -36,6 +33,7 @@ from cimc.isa.table import TABLE
 
 MAX_BANK = 1 << 20
 """Most elements of a register bank."""
+_SIZES_DIFFER = ("ld.", "popc")  # what must agree there, rules.py says
 
 _EXPECTED = {
     "latch": "a latch such as `%x`",
@@ -51,91 +49,20 @@ _EXPECTED = {
     "cells": "rows of cells such as `conv1.w[0:32]`",
     "code": "the name of an `onnx` item",
     "bufs": "a list of buffers such as `(a, b)`",
-    "scalar": "one integer: an element of a buffer `zero[0]` or an accumulator `%s[0:1]`",
+    "scalar": "one integer: `zero[0]` of a buffer or an accumulator `%s[0:1]`",
+    "number": "a number, or one integer of a buffer such as `zero[0]`",
     "whole": "the name of a data item",
 }
 
 
 def check_code(scope: Scope) -> None:
     """Add the problems of sections, labels, loops and single instructions to `scope`."""
-    _sections(scope)
-    for section in scope.program.sections:
-        for layer in section.layers:
-            _loops(scope, layer, layer.body, ())
+    check_frame(scope)
     if scope.errors:
         return
     for site in sites(scope.program):
         _instruction(scope, site)
     _register_kinds(scope)
-
-
-def _sections(scope: Scope) -> None:
-    seen: set[str] = set()
-    for section in scope.program.sections:
-        if section.name not in ("load", "infer", "update"):
-            scope.add(f"unknown section `.{section.name}`", section.span)
-        if section.name in seen:
-            scope.add(f"the section `.{section.name}` stands here twice", section.span)
-        seen.add(section.name)
-        _labels(scope, section)
-
-
-def _labels(scope: Scope, section: Section) -> None:
-    seen: set[str] = set()
-    for layer in section.layers:
-        if not NAME.match(layer.name):
-            scope.add(f"`{layer.name}` is no label", layer.span)
-        if layer.name in seen:
-            scope.add(f"the label `{layer.name}` stands twice in `.{section.name}`", layer.span)
-        seen.add(layer.name)
-
-
-def _loops(scope: Scope, layer: Layer, body: list[Instr | Loop], outer: tuple[Loop, ...]) -> None:
-    """Bounds and variables of the loops, and the variables that expressions use."""
-    for item in body:
-        known = {loop.var for loop in outer}
-        if isinstance(item, Instr):
-            _variables(scope, Site("", layer.name, outer, item), known)
-            continue
-        where = item.span or f"{scope.file}: layer '{layer.name}': loop over {item.var}"
-        unknown = [n for bound in (item.lo, item.hi) for n, _ in bound.terms if n not in known]
-        if unknown:
-            scope.add(f"unknown loop variable `{unknown[0]}`", where)
-            continue
-        if item.var in known:
-            scope.add(f"the loop variable `{item.var}` hides an outer one", where)
-            continue
-        least, most = trips(item, outer)
-        if most <= 0:
-            scope.add(f"this loop never runs: {most} iterations", where)
-            continue
-        if least < 0:
-            scope.add(f"the upper bound lies below the lower one: {least} iterations", where)
-            continue
-        _loops(scope, layer, item.body, (*outer, item))
-
-
-def _variables(scope: Scope, site: Site, known: set[str]) -> None:
-    places: list[tuple[int | str, Operand | Option]] = [*enumerate(site.instr.args)]
-    for key, value in [*places, *site.instr.opts.items()]:
-        for expr in _expressions(value):
-            for name, _ in expr.terms:
-                if name not in known:
-                    scope.at(site, f"unknown loop variable `{name}`", key)
-
-
-def _expressions(value: Operand | Option) -> Iterator[Affine]:
-    if isinstance(value, Affine):
-        yield value
-    elif isinstance(value, Range):
-        yield from (value.start, value.size)
-    elif isinstance(value, Rows):
-        yield from (value.tile, value.range.start, value.range.size)
-    elif isinstance(value, (Ref, Reg)):
-        if isinstance(value, Ref) and value.index is not None:
-            yield value.index
-        if value.range is not None:
-            yield from (value.range.start, value.range.size)
 
 
 def _instruction(scope: Scope, site: Site) -> None:
@@ -164,17 +91,10 @@ def _instruction(scope: Scope, site: Site) -> None:
         return
     for place, size in sizes[1:]:
         if size != sizes[0][1]:
-            scope.at(site, f"sizes differ: {_count(size)} here, {_count(sizes[0][1])} "
+            scope.at(site, f"sizes differ: {size_text(size)} here, {size_text(sizes[0][1])} "
                      "in the first operand", place)  # fmt: skip
     if len(scope.errors) == before and instr.op in RULES:
         RULES[instr.op](scope, site)
-
-
-_SIZES_DIFFER = ("ld.", "popc")
-
-
-def _count(size: Affine) -> str:
-    return str(size.const) if size.is_const else "a size that varies"
 
 
 # -- options -----------------------------------------------------------------------------
@@ -196,7 +116,7 @@ def _options(scope: Scope, site: Site) -> list[tuple[int | str, Affine]]:
             size = _constants(scope, site, name, value, "table")
             sizes += [] if size is None else [(name, size)]
         elif known[name].kind == "scalar" and not isinstance(value, Affine):
-            _scalar(scope, site, name, value, "scalar")
+            _scalar(scope, site, name, value, "number")
     return sizes
 
 
@@ -245,7 +165,7 @@ def _rows(
     low, high = extent(arg.tile, site.loops)
     tiles = scope.program.target.tiles
     if low < 0 or high >= tiles:
-        scope.at(site, f"tile {_span(low, high)} is outside the {tiles} tiles of the target", key)
+        scope.at(site, f"tile {span(low, high)} is outside the {tiles} tiles of the target", key)
     return _range(scope, site, key, arg.range, scope.program.target.rows, "rows of a tile")
 
 
@@ -272,7 +192,7 @@ def _vector(
     windowed = any(param.kind == "win" for param in site.row.params) and key == 1
     low, high = extent(arg.index, site.loops)
     if not windowed and (low < 0 or high >= positions):
-        text = f"position {_span(low, high)} is outside the {positions} of `{arg.name}`"
+        text = f"position {span(low, high)} is outside the {positions} of `{arg.name}`"
         scope.at(site, text, key)
     if arg.range is None:
         return Affine(channels)
@@ -414,10 +334,6 @@ def _range(
         scope.at(site, f"{low}:{high} is outside the {limit} {what}", key)
         return None
     return value.size
-
-
-def _span(low: int, high: int) -> str:
-    return str(low) if low == high else f"{low} … {high}"
 
 
 def _register_kinds(scope: Scope) -> None:

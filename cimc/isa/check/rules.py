@@ -13,6 +13,7 @@ from cimc.isa.check.lookup import (
     data,
     elem,
     option,
+    size_text,
     value_of,
     vector_size,
     window,
@@ -104,9 +105,8 @@ def _popc(scope: Scope, site: Site) -> None:
     width = option(site, "width")
     if width == Affine(0):
         if counts != rows:
-            found, wanted = (str(n.const) if n.is_const else "a size that varies"
-                             for n in (rows, counts))  # fmt: skip
-            scope.at(site, f"sizes differ: {found} here, {wanted} in the first operand", 1)
+            text = f"{size_text(rows)} here, {size_text(counts)} in the first operand"
+            scope.at(site, f"sizes differ: {text}", 1)
         return
     if not (width.is_const and counts.is_const and rows.is_const):
         scope.at(site, "`width` and the sizes beside it must be constant", "width")
