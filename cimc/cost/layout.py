@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,9 @@ from cimc.isa.program import (
     Program,
     Range,
     Ref,
+    Reg,
     Rows,
+    Section,
     TargetLine,
     View,
     walk,
@@ -147,11 +149,12 @@ def layout(program: Program) -> Layout:
     counts = static_counts(program, pulses=False)
     section = program.section("infer")
     layers = section.layers if section is not None else []
+    clears = static_counts(replace(program, sections=[Section("infer", _clears(layers))]))
     return Layout(
         target=target,
         blocks=blocks,
         tiles=tuple(tiles),
-        layers=tuple(_layer(program, layer, counts, by_tile) for layer in layers),
+        layers=tuple(_layer(program, layer, counts, clears, by_tile) for layer in layers),
         fragments=tuple(_fragment(data) for data in program.data if data.kind == "onnx"),
     )
 
@@ -234,13 +237,13 @@ def _ref(arg: object) -> Ref:
 
 
 def _layer(
-    program: Program, layer: Layer, counts: Counts, by_tile: dict[int, list[Block]]
+    program: Program, layer: Layer, counts: Counts, clears: Counts, by_tile: dict[int, list[Block]]
 ) -> LayerUse:
     totals: Counter[tuple[str, str]] = Counter()
     for (name, op, counter), number in counts.sections["infer"].items():
         if name == layer.name:
             totals[op.split(".")[0], counter] += number
-    clears = counts.sections["infer"].get((layer.name, "acc.clr", "ops"), 0)
+    products = clears.sections["infer"].get((layer.name, "acc.clr", "ops"), 0)
     instrs = list(walk(layer.body))
     host = any(i.op == "host" for i in instrs)
     reads = totals["read", "rows"]
@@ -253,7 +256,7 @@ def _layer(
         row_reads=reads,
         bits=totals["read", "bits"],
         # a dot product starts with a cleared accumulator and has a term for each column
-        macs=totals["host", "macs"] + (clears * _columns(program, instrs) if reads else 0),
+        macs=totals["host", "macs"] + (products * _columns(program, instrs) if reads else 0),
         tiles=tuple(sorted(rows)),
         rows=sum(int(used.sum()) for used in rows.values()),
         cells=sum(
@@ -262,6 +265,27 @@ def _layer(
             for b in by_tile.get(tile, [])
         ),
     )
+
+
+def _clears(layers: list[Layer]) -> list[Layer]:
+    """The clears of the accumulators that dot products are summed in; what `acc.mac` multiplies
+    by is a sum of inputs."""
+    found: list[Layer] = []
+    for layer in layers:
+        macs = (i for i in walk(layer.body) if i.op == "acc.mac")
+        names = {i.args[1].name for i in macs if isinstance(i.args[1], Reg)}
+        found.append(Layer(layer.name, _clears_but(layer.body, names)))
+    return found
+
+
+def _clears_but(body: list[Instr | Loop], names: set[str]) -> list[Instr | Loop]:
+    kept: list[Instr | Loop] = []
+    for item in body:
+        if isinstance(item, Loop):
+            kept.append(replace(item, body=_clears_but(item.body, names)))
+        elif item.op == "acc.clr" and isinstance(item.args[0], Reg):
+            kept += [] if item.args[0].name in names else [item]
+    return kept
 
 
 def _rows_read(layer: Layer, rows: int) -> dict[int, np.ndarray[Any, np.dtype[np.bool_]]]:
@@ -320,6 +344,9 @@ _POST = {
     "pp.add": "add",
     "pp.relu": "relu",
     "pp.ge": "threshold",
+    "pp.rq": "requantise",
+    "pp.lut": "table",
+    "pp.qadd": "quantised add",
     "pp.mov": "move",
 }
 
@@ -332,8 +359,9 @@ def _what(program: Program, instrs: list[Instr]) -> str:
     for instr in instrs:
         if instr.op == "host":
             return "host fragment"
-        if instr.op == "pp.max":
-            return f"max {_size(program.wins[_ref(instr.args[2]).name].kernel)}"
+        if instr.op in ("pp.max", "pp.sum"):
+            kernel = program.wins[_ref(instr.args[2]).name].kernel
+            return f"{instr.op.removeprefix('pp.')} {_size(kernel)}"
         if instr.op in _POST:
             return _POST[instr.op]
     return "other"

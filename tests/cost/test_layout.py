@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cimc
@@ -11,6 +12,7 @@ from cimc.cost.floorplan import bars, color, draw
 from cimc.cost.layout import LayerUse, Layout, layout
 from cimc.frontend.macs import macs
 from cimc.isa.printer import print_program
+from cimc.isa.program import Data
 from cimc.isa.text import parse
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -115,6 +117,16 @@ def test_by_hand() -> None:
     (fc,) = plan.layers
     assert (fc.tiles, fc.rows) == ((0,), 4)
     assert (fc.row_reads, fc.macs, fc.positions) == (4 + 3 + 2 + 1, 4 * 6, 1)
+
+
+def test_sums_of_inputs_are_no_dot_products() -> None:
+    text = BY_HAND.replace("acc.clr %a[0:4]", "acc.clr %a[0:4]\n    acc.clr %s[0:1]")
+    text = text.replace("    st.acc", "    acc.add %s[0:1], %x.ones\n"
+                        "    acc.mac %a[0:4], %s[0:1], fc.zw\n    st.acc")  # fmt: skip
+    program = parse(text + _data())
+    program.data.append(Data("fc.zw", "i32", np.arange(4, dtype=np.int32)))
+    (fc,) = layout(program).layers
+    assert fc.macs == 4 * 6
 
 
 def _data() -> str:
