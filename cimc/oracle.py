@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from cimc.driver.base import Geometry, PassContext
+from cimc.driver.base import Geometry, Pass, PassContext
 from cimc.driver.clone import clone
 from cimc.driver.pipeline import parse_pipeline
 from cimc.driver.registry import Registry, load_registry
@@ -46,10 +46,19 @@ _IR_VERSION = 10
 class Oracle:
     """A function from inputs (any number of samples) to outputs by ONNX name.
 
-    after: the pass after which the model is run; empty for the model as it is."""
+    after: the pass after which the model is run; empty for the model as it is.
+    unknown: passes of the program's pipeline that nobody here knows, and so left out."""
 
-    def __init__(self, path: Path, program: Program, once: Once, after: str = "") -> None:
-        self._path, self._program, self._once, self.after = path, program, once, after
+    def __init__(
+        self,
+        path: Path,
+        program: Program,
+        once: Once,
+        after: str = "",
+        unknown: Sequence[str] = (),
+    ) -> None:
+        self._path, self._program, self._once = path, program, once
+        self.after, self.unknown = after, tuple(unknown)
 
     def __call__(self, feeds: Feeds) -> dict[str, Array]:
         """Raises CompileError for inputs that do not fit, and where the model can't run."""
@@ -74,35 +83,40 @@ def open_oracle(model: str | Path, program: Program, registry: Registry | None =
     """The oracle of a program: its model in the form that the program's pipeline gives it.
 
     program: says what the pipeline was, and along which axes samples are fed. registry: holds
-    the pipeline's passes. Raises CompileError for an unusable model, one whose interface is
-    not the program's, and passes that are not known.
+    the pipeline's passes. Raises CompileError for an unusable model, and one whose interface
+    is not the program's.
     """
-    path = Path(model)
-    found = _meaning(path, program, registry or load_registry())
+    path, unknown = Path(model), list[str]()
+    passes = parse_pipeline(program.pipeline, registry or load_registry(), unknown)
+    found = _meaning(path, program, passes)
     if found is None:
-        return open_model(path, program)
-    graph, after = found
-    if any(node.domain == "qonnx" for node in graph.nodes):
-        return Oracle(path, program, Evaluator(graph), after)
-    return Oracle(path, program, _runner(to_onnx(graph), path, program), after)
+        once, after = _as_it_is(path, program), ""
+    elif any(node.domain == "qonnx" for node in found[0].nodes):
+        once, after = Evaluator(found[0]), found[1]
+    else:
+        once, after = _runner(to_onnx(found[0]), path, program), found[1]
+    return Oracle(path, program, once, after, unknown)
 
 
 def open_model(model: str | Path, program: Program) -> Oracle:
     """The model as it is, on the program's inputs. Raises CompileError as `open_oracle`."""
     path = Path(model)
+    return Oracle(path, program, _as_it_is(path, program))
+
+
+def _as_it_is(path: Path, program: Program) -> Once:
     if path.suffix == ".cimir":
-        return Oracle(path, program, Evaluator(load_graph(path)))
+        return Evaluator(load_graph(path))
     proto = load_model(path)
     if any(PREFIX.get(node.domain) == "qonnx" for node in proto.graph.node):
-        return Oracle(path, program, Evaluator(import_model(proto, str(path))))
+        return Evaluator(import_model(proto, str(path)))
     proto.ir_version = min(proto.ir_version, _IR_VERSION)
-    return Oracle(path, program, _runner(proto, path, program))
+    return _runner(proto, path, program)
 
 
-def _meaning(path: Path, program: Program, registry: Registry) -> tuple[Graph, str] | None:
+def _meaning(path: Path, program: Program, passes: Sequence[Pass]) -> tuple[Graph, str] | None:
     """The graph after the last pass that changed it and is not exact, and that pass; None if
     there is none."""
-    passes = parse_pipeline(program.pipeline, registry)
     last = max((i for i, p in enumerate(passes) if p.kind != "exact"), default=-1)
     if last < 0:
         return None

@@ -16,23 +16,29 @@ from cimc.errors import CompileError
 _ITEM = re.compile(r"\s*([A-Za-z][\w-]*)\s*(?:\{([^{}]*)\})?\s*(,|$)")
 
 
-def parse_pipeline(spec: str, registry: Registry) -> list[Pass]:
+def parse_pipeline(spec: str, registry: Registry, unknown: list[str] | None = None) -> list[Pass]:
     """The passes of a comma list of passes and pipelines, pipelines expanded.
 
+    unknown: takes the names that are not known, whose passes are left out then.
     Raises CompileError: unknown names (with the nearest known one), unknown options, values
     of the wrong type, pipelines that contain themselves.
     """
-    return list(_expand(spec, registry, ()))
+    return list(_expand(spec, registry, (), unknown))
 
 
-def _expand(spec: str, registry: Registry, inside: tuple[str, ...]) -> Iterator[Pass]:
+def _expand(
+    spec: str, registry: Registry, inside: tuple[str, ...], unknown: list[str] | None
+) -> Iterator[Pass]:
     for name, options in _items(spec):
         if name in inside:
             raise CompileError(f"pipeline '{name}' contains itself", f"-p {spec}")
         if name in registry.pipelines:
             if options is not None:
                 raise CompileError(f"pipeline '{name}' has no options of its own", f"-p {spec}")
-            yield from _expand(registry.pipelines[name], registry, (*inside, name))
+            yield from _expand(registry.pipelines[name], registry, (*inside, name), unknown)
+            continue
+        if name not in registry.passes and unknown is not None:
+            unknown.append(name)
             continue
         if name not in registry.passes:
             raise CompileError(
