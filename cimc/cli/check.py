@@ -63,6 +63,8 @@ def command(
             )
     else:
         compiled = compiling.compile(model)
+        for note in compiled.notes:
+            click.echo(note)
     reference = oracle.open_oracle(model, compiled.program, load_registry(compiling.plugins))
     inputs = arrays.ports(compiled.program)
     if input_file is not None:
