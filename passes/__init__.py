@@ -5,6 +5,7 @@ from cimc.passes.cleanup import Cleanup
 from cimc.passes.fold_threshold import FoldThreshold
 from cimc.passes.legalise import Legalise
 from cimc.passes.quantize_dynamic import QuantizeDynamic
+from cimc.passes.recognise_integers import RecogniseIntegers
 from cimc.passes.recognise_layers import RecogniseLayers
 from cimc.passes.recognise_qonnx import RecogniseQonnx
 from cimc.passes.recognise_sign import RecogniseSign
@@ -17,6 +18,7 @@ PASSES = [
     # float to integers, approximately
     QuantizeDynamic,
     # float to encoded integers
+    RecogniseIntegers,
     RecogniseSign,
     RecogniseQonnx,
     SinkDequant,
@@ -30,11 +32,11 @@ PASSES = [
 
 PIPELINES = {
     "recognise-quantization": (
-        "recognise-sign,recognise-qonnx,sink-dequant,recognise-layers,sink-dequant",
+        "recognise-integers,recognise-sign,recognise-qonnx,sink-dequant,recognise-layers,sink-dequant",
         "find what the model already holds as bits and integers",
     ),
     "recognise-any-alpha": (
-        "recognise-sign,recognise-qonnx,sink-dequant,recognise-layers,"
+        "recognise-integers,recognise-sign,recognise-qonnx,sink-dequant,recognise-layers,"
         "recognise-layers{any_alpha=true},sink-dequant",
         "the same, and layers whose float sums round: says which",
     ),
