@@ -5,6 +5,7 @@ from cimc.passes.cleanup import Cleanup
 from cimc.passes.fold_threshold import FoldThreshold
 from cimc.passes.legalise import Legalise
 from cimc.passes.quantize_dynamic import QuantizeDynamic
+from cimc.passes.read_qdq import ReadQdq
 from cimc.passes.recognise_integers import RecogniseIntegers
 from cimc.passes.recognise_layers import RecogniseLayers
 from cimc.passes.recognise_qonnx import RecogniseQonnx
@@ -15,6 +16,8 @@ from cimc.passes.split_tiles import SplitTiles
 PASSES = [
     # any exporter's leavings
     Cleanup,
+    # what quantised groups mean
+    ReadQdq,
     # float to integers, approximately
     QuantizeDynamic,
     # float to encoded integers
@@ -41,11 +44,11 @@ PIPELINES = {
         "the same, and layers whose float sums round: says which",
     ),
     "auto": (
-        "cleanup,quantize-dynamic,recognise-any-alpha,fold-threshold,cleanup",
+        "cleanup,read-qdq,quantize-dynamic,recognise-any-alpha,fold-threshold,cleanup",
         "as exact, but float layers become dynamic int8",
     ),
     "exact": (
-        "cleanup,recognise-quantization,fold-threshold,cleanup",
+        "cleanup,read-qdq,recognise-quantization,fold-threshold,cleanup",
         "no approximation; float layers stay on the host",
     ),
     "place": (

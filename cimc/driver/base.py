@@ -38,13 +38,14 @@ class Pass:
     name:     kebab-case; the file is the same in snake_case.
     summary:  one line in lower case.
     kind:     `exact` keeps every output: integers in every bit, floats within the rounding of
-              onnxruntime's own sums; `approximate` says what it changed.
+              onnxruntime's own sums; `approximate` says what it changed; `reading` changes what
+              the float text computes to what the quantised form means.
     repeat:   the driver runs it until it changes nothing.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    kind: ClassVar[Literal["exact", "approximate"]] = "exact"
+    kind: ClassVar[Literal["exact", "approximate", "reading"]] = "exact"
     repeat: ClassVar[bool] = False
 
     def run(self, graph: Graph, ctx: PassContext) -> bool:

@@ -36,8 +36,10 @@ class Registry:
             name = getattr(cls, "name", "")
             if not name or not getattr(cls, "summary", ""):
                 raise CompileError(f"pass {cls.__name__} needs a name and a summary", where)
-            if cls.kind not in ("exact", "approximate"):
-                raise CompileError(f"pass '{name}': kind must be exact or approximate", where)
+            if cls.kind not in ("exact", "approximate", "reading"):
+                raise CompileError(
+                    f"pass '{name}': kind must be exact, approximate or reading", where
+                )
             if name in self.passes or name in self.pipelines:
                 raise CompileError(f"the name '{name}' is taken", where)
             self.passes[name] = cls

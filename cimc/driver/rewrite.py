@@ -113,6 +113,10 @@ class Rewriter:
         node = None if value is None else self.made.get(value)
         return node if node is not None and (not ops or node.op in ops) else None
 
+    def users(self, value: Value) -> list[Node]:
+        """The operations that use `value`, each once."""
+        return [node for node in self._users.get(value, ()) if value in node.reads()]
+
     def dequant(self, value: Value | None) -> tuple[Value, float] | None:
         """(q, scale) where value = cim.dequant(q) scale=scale without a zero point, else None."""
         node = self.producer(value, "cim.dequant")
