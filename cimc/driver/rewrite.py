@@ -135,6 +135,14 @@ def scalar(value: Value | None) -> float | None:
     return float(first) if bool(np.all(value.const == first)) else None
 
 
+def target_shape(value: Value) -> tuple[int, ...] | None:
+    """The shape of a value as a reshape's attribute; one symbol becomes -1."""
+    dims = value.type.shape if isinstance(value.type, TensorType) else None
+    if dims is None or sum(isinstance(d, str) for d in dims) > 1:
+        return None
+    return tuple(d if isinstance(d, int) else -1 for d in dims)
+
+
 def power_of_two(number: float) -> bool:
     """Whether |number| is a power of two: products with it are exact."""
     return bool(number) and np.frexp(abs(number))[0] == 0.5

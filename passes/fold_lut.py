@@ -1,0 +1,296 @@
+"""Turns the float work between two integers of at most 8 bits into a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cimc.driver import Pass, PassContext, Rewriter
+from cimc.driver.elementwise import RISING
+from cimc.driver.rewrite import target_shape
+from cimc.driver.tables import even_table_of
+from cimc.frontend.windows import covered, window_attrs
+from cimc.ir.graph import Graph, Node, Value
+from cimc.ir.types import TensorType, container, int_range, is_integer, planes
+
+_BITS = 8
+_QUANTISE = ("onnx.QuantizeLinear", "ms.QuantizeLinear")
+_ENDS = (*_QUANTISE, "cim.quantize")
+_RESHAPE = ("onnx.Reshape", "onnx.Flatten", "onnx.Squeeze", "onnx.Unsqueeze")
+_CUT = ("onnx.Relu", "onnx.Clip")
+# Element-wise operations, of one or several operands of one shape.
+_MAPS = {op for op in RISING if op.startswith("onnx.") and op != "onnx.BatchNormalization"} | {
+    "onnx.Gelu", "onnx.Mish", "onnx.Selu", "onnx.Celu", "onnx.ThresholdedRelu", "onnx.Log",
+    "onnx.Where", "onnx.Greater", "onnx.Less", "onnx.GreaterOrEqual", "onnx.LessOrEqual",
+    "onnx.Equal", "onnx.Not", "onnx.And", "onnx.Or", "onnx.Cast", "onnx.Shrink",
+    "onnx.DequantizeLinear", "ms.Gelu", "ms.QuickGelu", "ms.QuantizeLinear",
+    "ms.DequantizeLinear", "cim.dequant", "cim.lut",
+}  # fmt: skip
+
+Made = Callable[[], Value]
+"""Emits what was planned, and gives it."""
+
+
+def _small(value: Value) -> bool:
+    """Whether a value is an integer that can index a table."""
+    return (
+        is_integer(value.elem) and value.elem not in ("bip", "tern") and planes(value.elem) <= _BITS
+    )
+
+
+@dataclass(frozen=True)
+class _Region:
+    """Element-wise operations, first to last, that make a value from one small integer."""
+
+    source: Value
+    nodes: tuple[Node, ...]
+
+
+def _region(rw: Rewriter, value: Value, tables: bool) -> _Region | None:
+    """The region behind a value, back to the integer that all of it begins with; `tables` says
+    whether it goes through the tables that there are."""
+    shape = value.tensor.shape
+    found: dict[Node, None] = {}
+    sources: dict[Value, None] = {}
+
+    def visit(v: Value) -> bool:
+        if v.const is not None:
+            return v.const.size == 1 and v.const.ndim <= len(shape or ())
+        if not isinstance(v.type, TensorType) or v.tensor.shape != shape:
+            return False
+        node = rw.producer(v)
+        if _small(v) and not (tables and node is not None and node.op == "cim.lut"):
+            sources[v] = None
+            return True
+        if node is None or node.op not in _MAPS or len(node.outputs) != 1:
+            return False
+        if node in found:
+            return True
+        operands = node.inputs[:1] if node.op == "cim.lut" else node.inputs
+        if not all(v is None or visit(v) for v in operands):
+            return False
+        found[node] = None
+        return True
+
+    if shape is None or not visit(value) or len(sources) != 1:
+        return None
+    return _Region(next(iter(sources)), tuple(found))
+
+
+class _Fold:
+    """Plans and emits the integers that one quantiser makes, of the float values above it."""
+
+    def __init__(self, rw: Rewriter, end: Node) -> None:
+        self.rw = rw
+        self.end = end
+        self.name = end.output.name
+        self.elem = end.output.elem
+
+    def plan(self, value: Value) -> Made | None:
+        """How the quantised `value` is made of integers; None if it is not known how."""
+        near = self._table(value, tables=False)
+        if near is not None:
+            if self.keeps(*near):
+                return lambda: near[0]
+            x, table = self._table(value, tables=True) or near
+            return lambda: self.lut(x, table)
+        node = self.rw.producer(value)
+        if node is None or self.end.op not in _QUANTISE or len(node.outputs) != 1:
+            return None
+        if node.op in _RULES:
+            return _RULES[node.op](self, node)
+        return None
+
+    def op(self, op: str, inputs: list[Value], attrs: dict[str, Any],
+           type_: TensorType | None = None) -> Value:  # fmt: skip
+        return self.rw.op(op, inputs, f"{self.name}.q", self.end, attrs, type_)
+
+    def quantised(self, x: Value) -> Node:
+        """The quantiser on another value."""
+        out = Value("out", x.tensor.with_elem(self.elem))
+        return Node(self.end.op, [x, *self.end.inputs[1:]], [out], dict(self.end.attrs))
+
+    def table(self, nodes: tuple[Node, ...], source: Value, result: Value) -> Any:
+        """The table of a map from one small integer to the quantiser's type, or None."""
+        return even_table_of(self.rw.graph, nodes, source, result)
+
+    def keeps(self, x: Value, table: Any) -> bool:
+        """Whether a table changes nothing."""
+        return x.elem == self.elem and np.array_equal(table, _all(x.elem))
+
+    def lut(self, x: Value, table: Any) -> Value:
+        """Rule 1, and rule 2 where the table changes nothing."""
+        if self.keeps(x, table):
+            return x
+        held = self.rw.const(f"{self.name}.table", table, self.elem)
+        return self.op("cim.lut", [x, held], {})
+
+    def _table(self, value: Value, tables: bool) -> tuple[Value, Any] | None:
+        """The integer that the quantised value is a map of, and that map."""
+        region = _region(self.rw, value, tables)
+        if region is None:
+            return None
+        last = self.quantised(value)
+        table = self.table((*region.nodes, last), region.source, last.output)
+        return None if table is None else (region.source, table)
+
+    def numbers(self) -> tuple[float, int]:
+        """Scale and zero point of the quantiser."""
+        scale, zero = self.end.arg(1).const, self.end.inputs[2:3]
+        assert scale is not None
+        point = zero[0].const.reshape(-1)[0] if zero and zero[0] is not None else 0  # type: ignore[union-attr]
+        return float(scale.reshape(-1)[0]), int(point)
+
+
+def _all(elem: str) -> Any:
+    low, high = int_range(elem)
+    return np.arange(low, high + 1).astype(container(elem))
+
+
+def _add(fold: _Fold, node: Node) -> Made | None:
+    """3. Q(d(a) + d(b)) ⇒ cim.qadd(a, b)"""
+    a, b = (fold.rw.producer(v, "cim.dequant") for v in node.inputs)
+    if a is None or b is None or not (_small(a.arg(0)) and _small(b.arg(0))):
+        return None
+    x, y = a.arg(0), b.arg(0)
+    if x.const is not None or y.const is not None:
+        return None
+    if not x.tensor.shape == y.tensor.shape == node.output.tensor.shape:
+        return None
+    scale, zero = fold.numbers()
+    attrs: dict[str, Any] = {
+        "x_scale": a.float_attr("scale", 1.0), "y_scale": b.float_attr("scale", 1.0),
+        "scale": scale, "x_zero": a.int_attr("zero", 0), "y_zero": b.int_attr("zero", 0),
+        "zero": zero,
+    }  # fmt: skip
+    attrs = {k: v for k, v in attrs.items() if v or k.endswith("scale")}
+    if fold.elem != "u8":
+        attrs["to"] = fold.elem
+    return lambda: fold.op("cim.qadd", [x, y], attrs)
+
+
+def _cut(fold: _Fold, node: Node) -> Made | None:
+    """4. Q(Relu(x)) ⇒ cim.lut(Q(x)): cutting commutes with what never decreases"""
+    if any(v is not None and v.const is None for v in node.inputs[1:]):
+        return None
+    inner = fold.plan(node.arg(0))
+    if inner is None:
+        return None
+    shape = node.output.tensor
+    q, x, y = (Value(n, shape.with_elem(e)) for n, e in
+               (("q", fold.elem), ("x", "f32"), ("y", "f32")))  # fmt: skip
+    scale, zero = fold.numbers()
+    back = Node("cim.dequant", [q], [x], {"scale": scale, "zero": zero})
+    again = Node(node.op, [x, *node.inputs[1:]], [y], dict(node.attrs))
+    last = fold.quantised(y)
+    table = fold.table((back, again, last), q, last.output)
+    return None if table is None else lambda: fold.lut(inner(), table)
+
+
+def _layout(fold: _Fold, node: Node) -> Made | None:
+    """5. Q(Reshape(x)) ⇒ cim.reshape(Q(x))"""
+    shape, inner = target_shape(node.output), fold.plan(node.arg(0))
+    if shape is None or inner is None:
+        return None
+    return lambda: fold.op("cim.reshape", [inner()], {"shape": shape}, node.output.tensor)
+
+
+def _transpose(fold: _Fold, node: Node) -> Made | None:
+    """5. Q(Transpose(x)) ⇒ cim.transpose(Q(x))"""
+    rank, inner = len(node.arg(0).tensor.shape or ()), fold.plan(node.arg(0))
+    if inner is None:
+        return None
+    perm = node.ints_attr("perm") or tuple(reversed(range(rank)))
+    return lambda: fold.op("cim.transpose", [inner()], {"perm": perm})
+
+
+def _max_pool(fold: _Fold, node: Node) -> Made | None:
+    """5. Q(MaxPool(x)) ⇒ cim.max_pool(Q(x))"""
+    kernel = node.ints_attr("kernel_shape")
+    attrs = window_attrs(node, kernel)
+    if attrs is None or not covered(node.arg(0), kernel, attrs):
+        return None
+    inner, settings = fold.plan(node.arg(0)), {"kernel": kernel} | attrs
+    if inner is None:
+        return None
+    return lambda: fold.op("cim.max_pool", [inner()], settings, node.output.tensor)
+
+
+def _concat(fold: _Fold, node: Node) -> Made | None:
+    """6. Q(Concat(x, y)) ⇒ cim.concat(Q(x), Q(y))"""
+    parts = [fold.plan(v) for v in node.inputs if v is not None and v.const is None]
+    rank = len(node.output.tensor.shape or ())
+    if None in parts or len(parts) < len(node.inputs) or not rank:
+        return None
+    axis = node.int_attr("axis", 1) % rank
+    attrs = {"axis": axis} if axis != 1 else {}
+
+    def made() -> Value:
+        first, *rest = (part() for part in parts if part is not None)
+        for part in rest:
+            first = fold.op("cim.concat", [first, part], attrs)
+        return first
+
+    return made
+
+
+_RULES: dict[str, Callable[[_Fold, Node], Made | None]] = {
+    "onnx.Add": _add,
+    **dict.fromkeys(_CUT, _cut),
+    **dict.fromkeys(_RESHAPE, _layout),
+    "onnx.Transpose": _transpose,
+    "onnx.MaxPool": _max_pool,
+    "onnx.Concat": _concat,
+}
+
+
+def _plain(end: Node) -> bool:
+    """Whether a quantiser has one scale and makes integers of at most 8 bits from float32."""
+    if not isinstance(end.output.type, TensorType) or not _small(end.output):
+        return False
+    x = end.arg(0)
+    if not isinstance(x.type, TensorType) or x.const is not None or x.elem != "f32":
+        return False
+    if end.op == "cim.quantize":
+        return True
+    numbers = [v for v in end.inputs[1:] if v is not None]
+    one = all(v.const is not None and v.const.size == 1 for v in numbers)
+    return one and numbers[0].elem == "f32" and not end.attrs.get("block_size", 0)
+
+
+@dataclass(frozen=True)
+class FoldLut(Pass):
+    """Rules (a, b, q integers of at most 8 bits, d = cim.dequant, Q = QuantizeLinear of one scale
+    or, in rules 1 and 2, cim.quantize):
+    1. `Q(f(d(q)))`, f any element-wise float operations with constants of one element ⇒
+       `cim.lut(q)`, the table found by running f itself on all values of q; a table of a table
+       is one table
+    2. the same with a table that changes nothing ⇒ q
+    3. `Q(d(a) + d(b))` ⇒ `cim.qadd(a, b)`
+    4. `Q(Relu(x))`, `Q(Clip(x))` ⇒ `cim.lut(Q(x))`, where rules 3 to 6 take Q(x)
+    5. `Q(Reshape(x))` and other layout, `Q(MaxPool(x))` ⇒ the same of Q(x), if a rule takes that
+    6. `Q(Concat(x, y))` ⇒ `cim.concat(Q(x), Q(y))`, if rules take both
+    """
+
+    name = "fold-lut"
+    summary = "turn the float map between two integers of few bits into a table"
+    kind = "exact"
+
+    def run(self, graph: Graph, ctx: PassContext) -> bool:
+        rw = Rewriter(graph)
+        for end in [n for n in graph.nodes if n.op in _ENDS]:
+            made = _Fold(rw, end).plan(end.arg(0)) if _plain(end) else None
+            if made is None:
+                continue
+            known = set(rw.made)
+            q = made()
+            shown = end.output in graph.outputs
+            if shown and (q in graph.inputs or q in graph.outputs):
+                held = rw.const(f"{end.output.name}.table", _all(q.elem), q.elem)
+                q = rw.op("cim.lut", [q, held], f"{end.output.name}.q", end)  # one of its own
+            rw.replace(end.output, q, keep_name=shown or q not in known)
+        graph.remove_dead()
+        return rw.changed
