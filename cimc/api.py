@@ -33,7 +33,7 @@ from cimc.isa.text import save as save_program
 from cimc.sim.counters import Counts, static_counts
 from cimc.sim.reference import run as run_reference
 
-DEFAULT_PIPELINE = "exact"
+DEFAULT_PIPELINE = "auto"
 DEFAULT_TARGET = "digital-rram-180nm"
 PLACE = "place"
 ENGINES = ("lanes", "reference")

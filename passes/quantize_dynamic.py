@@ -19,7 +19,7 @@ from cimc.frontend.windows import gather_attrs
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.types import Array, TensorType
 
-RECOGNISE = "cleanup,recognise-any-alpha"
+RECOGNISE = "cleanup,read-qdq,recognise-any-alpha"
 """What is left as a float layer by these becomes dynamic int8."""
 _RECURRENT = ("onnx.LSTM", "onnx.GRU", "onnx.RNN")
 _OPSET = 11  # the first with DynamicQuantizeLinear

@@ -24,7 +24,9 @@ def command(
 ) -> None:
     """Compile an ONNX model (or .cimir graph) to a program.
 
-    The default pipeline is `exact`: nothing is approximated, float layers run on the host.
+    The default pipeline is `auto`: layers that are quantised, binary or ternary stay as they
+    are, float layers become dynamic int8, and a line says so. With `-p exact` nothing is
+    approximated, and float layers run on the host.
     """
     compiling = options.Compiling.of(**how)
     from cimc.cli.outputs import check_outputs

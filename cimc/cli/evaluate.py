@@ -44,7 +44,7 @@ def command(
             raise click.UsageError("a .cim program is compiled already: its shapes are fixed")
         compiled = api.load(file)
     else:
-        compiled = api.compile(file, shapes=sizes)
+        compiled = api.compile(file, pipeline="exact", shapes=sizes)
     inputs = arrays.ports(compiled.program)
     if len(inputs) != 1 or inputs[0].batch is None:
         raise CompileError("eval needs a model with one input that has a batch axis", file)
