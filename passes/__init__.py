@@ -2,6 +2,7 @@
 
 from cimc.passes.allocate_tiles import AllocateTiles
 from cimc.passes.cleanup import Cleanup
+from cimc.passes.fold_lut import FoldLut
 from cimc.passes.fold_threshold import FoldThreshold
 from cimc.passes.legalise import Legalise
 from cimc.passes.quantize_dynamic import QuantizeDynamic
@@ -27,6 +28,7 @@ PASSES = [
     SinkDequant,
     RecogniseLayers,
     FoldThreshold,
+    FoldLut,
     # encoded integers to tiles
     Legalise,
     SplitTiles,
@@ -44,11 +46,11 @@ PIPELINES = {
         "the same, and layers whose float sums round: says which",
     ),
     "auto": (
-        "cleanup,read-qdq,quantize-dynamic,recognise-any-alpha,fold-threshold,cleanup",
+        "cleanup,read-qdq,quantize-dynamic,recognise-any-alpha,fold-threshold,fold-lut,cleanup",
         "as exact, but float layers become dynamic int8",
     ),
     "exact": (
-        "cleanup,read-qdq,recognise-quantization,fold-threshold,cleanup",
+        "cleanup,read-qdq,recognise-quantization,fold-threshold,fold-lut,cleanup",
         "no approximation; float layers stay on the host",
     ),
     "place": (

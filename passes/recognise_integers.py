@@ -275,6 +275,35 @@ def _qgemm(rw: Rewriter, node: Node) -> str:
     return _requantised(rw, node, acc, (sa, sb), sy, zy, node.float_attr("alpha", 1.0))
 
 
+def _bias(rw: Rewriter, node: Node) -> str:
+    """10. cim.conv or cim.matmul + integers of one channel each ⇒ the layer's bias"""
+    if node.output.elem != "i32":
+        return ""
+    for acc, other in (node.inputs, node.inputs[::-1]):
+        made = rw.producer(acc, "cim.conv", "cim.matmul")
+        if made is None or other is None or other.const is None or len(made.inputs) > 4:
+            continue
+        dims = made.output.tensor.static
+        if len(rw.users(made.output)) > 1 or made.output in rw.graph.outputs or not dims:
+            continue
+        rank, channels = len(dims), dims[1 if made.op == "cim.conv" else -1]
+        along = [1] * rank
+        along[1 if made.op == "cim.conv" else -1] = channels
+        shape = other.const.shape
+        padded = (*(1,) * (rank - len(shape)), *shape)
+        if padded != tuple(along) and other.const.size != 1:
+            continue
+        flat = np.broadcast_to(other.const.reshape(-1), channels).astype(np.int32)
+        bias = rw.const(f"{node.output.name}.bias", np.ascontiguousarray(flat), "i32")
+        inputs = [*made.inputs, *(None,) * (4 - len(made.inputs)), bias]
+        name = f"{node.output.name}.acc"
+        rw.replace(
+            node.output, rw.op(made.op, inputs, name, node, dict(made.attrs), made.output.tensor)
+        )
+        return ""
+    return ""
+
+
 # -- between layers --------------------------------------------------------------------
 
 
@@ -443,6 +472,7 @@ _RULES: dict[str, Callable[[Rewriter, Node], str]] = {
     "ms.QLinearLeakyRelu": _table,
     "ms.QLinearConcat": _qlinear_concat,
     "onnx.Concat": _concat,
+    "onnx.Add": _bias,
     **dict.fromkeys(("onnx.Reshape", "onnx.Flatten", "onnx.Squeeze", "onnx.Unsqueeze"), _layout),
     "onnx.Transpose": _transpose,
     "onnx.MaxPool": _max_pool,
@@ -463,6 +493,7 @@ class RecogniseIntegers(Pass):
     8. `QLinearConcat` ⇒ `cim.lut` where scales differ, and `cim.concat`
     9. `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze`, `Transpose`, `Concat`, `MaxPool` of integers
        of at most 8 bits ⇒ the native operation
+    10. `cim.conv(…) + b`, `cim.matmul(…) + b`, b integers of one channel each ⇒ the layer's bias
     A layer that stays says why.
     """
 

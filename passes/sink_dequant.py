@@ -16,7 +16,7 @@ from cimc.driver.rewrite import power_of_two, scalar
 from cimc.frontend.evaluate import Evaluator, outline
 from cimc.frontend.windows import covered, window_attrs
 from cimc.ir.graph import Graph, Node, Value
-from cimc.ir.types import TensorType
+from cimc.ir.types import TensorType, is_float, is_integer
 
 _LAYOUT = ("onnx.Reshape", "onnx.Flatten", "onnx.Squeeze", "onnx.Unsqueeze")
 _LEVELS = {"bip": (-1, 1), "tern": (-1, 0, 1), "u1": (0, 1)}
@@ -25,13 +25,19 @@ _EXACT = 2**24  # integers up to here are exact in float32
 
 def _layout(rw: Rewriter, node: Node) -> None:
     """1. layout(d(q)) ⇒ d(layout(q))"""
-    found = rw.dequant(node.inputs[0])
+    made = rw.producer(node.inputs[0], "cim.dequant")
     shape = target_shape(node.output)
-    if found is None or shape is None:
+    if made is None or shape is None:
         return
-    q = rw.op("cim.reshape", [found[0]], f"{node.output.name}.q", node, {"shape": shape},
+    q = rw.op("cim.reshape", [made.arg(0)], f"{node.output.name}.q", node, {"shape": shape},
               node.output.tensor)  # fmt: skip
-    rw.encode(node.outputs[0], q, found[1], node)
+    _encode(rw, node, q, made)
+
+
+def _encode(rw: Rewriter, node: Node, q: Value, made: Node) -> None:
+    """The operation's result is q, with the scale and zero point of the dequantised operand."""
+    scale, zero = made.float_attr("scale", 1.0), made.int_attr("zero", 0)
+    rw.encode(node.outputs[0], q, scale, node, zero)
 
 
 def target_shape(value: Value) -> tuple[int, ...] | None:
@@ -44,26 +50,40 @@ def target_shape(value: Value) -> tuple[int, ...] | None:
 
 def _transpose(rw: Rewriter, node: Node) -> None:
     """2. Transpose(d(q)) ⇒ d(cim.transpose(q))"""
-    found = rw.dequant(node.inputs[0])
-    if found is None or found[0].tensor.shape is None:
+    made = rw.producer(node.inputs[0], "cim.dequant")
+    if made is None or made.output.tensor.shape is None:
         return
-    perm = node.attrs.get("perm") or tuple(reversed(range(len(found[0].tensor.shape))))
-    q = rw.op("cim.transpose", [found[0]], f"{node.output.name}.q", node, {"perm": perm})
-    rw.encode(node.outputs[0], q, found[1], node)
+    perm = node.attrs.get("perm") or tuple(reversed(range(len(made.output.tensor.shape))))
+    q = rw.op("cim.transpose", [made.arg(0)], f"{node.output.name}.q", node, {"perm": perm})
+    _encode(rw, node, q, made)
 
 
 def _max_pool(rw: Rewriter, node: Node) -> None:
     """3. MaxPool(d(q) scale>0) ⇒ d(cim.max_pool(q))"""
-    found = rw.dequant(node.inputs[0])
-    if found is None or found[1] <= 0 or len(node.outputs) > 1:
+    made = rw.producer(node.inputs[0], "cim.dequant")
+    if made is None or made.float_attr("scale", 1.0) <= 0 or len(node.outputs) > 1:
         return
     kernel = node.ints_attr("kernel_shape")
     attrs = window_attrs(node, kernel)
-    if attrs is None or not covered(found[0], kernel, attrs):
+    if attrs is None or not covered(made.arg(0), kernel, attrs):
         return
     attrs = {"kernel": kernel} | attrs
-    q = rw.op("cim.max_pool", [found[0]], f"{node.output.name}.q", node, attrs, node.output.tensor)
-    rw.encode(node.outputs[0], q, found[1], node)
+    name = f"{node.output.name}.q"
+    q = rw.op("cim.max_pool", [made.arg(0)], name, node, attrs, node.output.tensor)
+    _encode(rw, node, q, made)
+
+
+def _resize(rw: Rewriter, node: Node) -> None:
+    """8. Resize(d(q)) that copies nearest elements, q of 8 bits ⇒ d(Resize(q))"""
+    made = rw.producer(node.inputs[0], "cim.dequant")
+    cropped = node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"
+    nearest = node.attrs.get("mode", "nearest") == "nearest"
+    if made is None or cropped or not nearest or made.arg(0).elem not in ("u8", "i8"):
+        return
+    type_ = node.output.tensor.with_elem(made.arg(0).elem)
+    inputs = [made.arg(0), *node.inputs[1:]]
+    q = rw.op(node.op, inputs, f"{node.output.name}.q", node, dict(node.attrs), type_)
+    _encode(rw, node, q, made)
 
 
 def _add(rw: Rewriter, node: Node) -> None:
@@ -167,10 +187,47 @@ def _match(levels: Any, after: Any) -> tuple[str, float, int] | None:
     return None
 
 
+_UP = (*_LAYOUT, "onnx.Transpose", "onnx.MaxPool")
+_QUANTISERS = ("onnx.QuantizeLinear", "cim.quantize")
+
+
+def _quantise_first(rw: Rewriter, node: Node) -> None:
+    """9. Q(layout(x)), Q(MaxPool(x)) ⇒ layout(Q(x)), MaxPool(Q(x)), for Q of one scale"""
+    if node.op not in _QUANTISERS or not is_float(node.arg(0).elem):
+        return
+    above = rw.producer(node.arg(0), *_UP)
+    if any(v is not None and scalar(v) is None for v in node.inputs[1:]) or above is None:
+        return
+    x, out = above.arg(0), node.output
+    if len(above.outputs) > 1 or not is_integer(out.elem) or out.tensor.static is None:
+        return
+    inputs = [x, *node.inputs[1:]]
+    name, attrs = f"{x.name}.quantised", dict(node.attrs)
+    q = rw.op(node.op, inputs, name, above, attrs, x.tensor.with_elem(out.elem))
+    if above.op in _LAYOUT:
+        y = rw.op("cim.reshape", [q], f"{out.name}.q", node, {"shape": out.tensor.static})
+    elif above.op == "onnx.Transpose":
+        order = tuple(reversed(range(len(out.tensor.static))))
+        y = rw.op("cim.transpose", [q], f"{out.name}.q", node,
+                  {"perm": above.attrs.get("perm") or order})  # fmt: skip
+    else:
+        kernel = above.ints_attr("kernel_shape")
+        window = window_attrs(above, kernel)
+        if window is None or not covered(x, kernel, window):
+            return
+        y = rw.op(
+            "cim.max_pool", [q], f"{out.name}.q", node, {"kernel": kernel} | window, out.tensor
+        )
+    rw.replace(out, y)
+
+
 _RULES: dict[str, Callable[[Rewriter, Node], None]] = {
     **dict.fromkeys(_LAYOUT, _layout),
     "onnx.Transpose": _transpose,
     "onnx.MaxPool": _max_pool,
+    "onnx.Resize": _resize,
+    "onnx.Upsample": _resize,
+    **dict.fromkeys(_QUANTISERS, _quantise_first),
 }
 
 
@@ -185,6 +242,9 @@ class SinkDequant(Pass):
     5. `Relu(d(q) scale>0)` ⇒ `d(cim.relu(q))`
     6. `f(d(q))`, f element-wise, q of two or three levels ⇒ `d(q')`, if the levels allow it
     7. `d(q) scale=s * c`, `/ c`, s and c powers of two ⇒ `d(q)` with the product as scale
+    8. `Resize(d(q))` of mode nearest, q of 8 bits ⇒ `d(Resize(q))`
+    9. `Q(Reshape(x))`, Transpose, MaxPool, …, Q a quantiser of one scale, x float ⇒ the same on
+       `Q(x)`
     """
 
     name = "sink-dequant"
