@@ -152,3 +152,19 @@ def test_real_models(name: str, layers: int, tmp_path: Path) -> None:
     dims = onnx.load(path).graph.input[0].type.tensor_type.shape.dim
     x = normal(1, *(d.dim_value for d in list(dims)[1:]), seed=2)
     assert_same(path, tmp_path, x, layers)
+
+
+def test_default_and_what_is_said(tmp_path: Path) -> None:
+    """Without -p: one line says what is approximated, one how far the model is off."""
+    path = save(tmp_path / "m.onnx", [node("MatMul", ["x", "w"], ["y"], "fc")],
+                {"w": normal(6, 4)}, (1, 6))  # fmt: skip
+    program = tmp_path / "m.cim"
+    lines = CliRunner().invoke(cli, ["compile", str(path), "-o", str(program)]).output.split("\n")
+    assert lines[0] == (
+        "quantize-dynamic: 1 layer to dynamic int8: activations per tensor at run time, "
+        "weights int8 per tensor"
+    )
+    assert lines[1].endswith("pipeline auto")
+    shown = CliRunner().invoke(cli, ["check", str(path), str(program)]).output.strip().split("\n")
+    assert shown[-2].startswith("off the model as it was before quantize-dynamic: at most 0.")
+    assert shown[-1] == "bit-exact: yes"
