@@ -107,9 +107,10 @@ def _graph(graph: Graph, opset: int, taken: Names, names: dict[Value, str]) -> G
 
 
 def _drop_unused(graph: Graph, e: Emitter, names: dict[Value, str]) -> None:
-    """Initialisers that no node reads: native layers write their constants anew."""
+    """Constants of operations that wrote them anew: native layers do."""
+    read = {names.get(v, v.name) for n in _all_nodes(graph) for v in n.reads()}
     used = {names.get(v, v.name) for v in graph.outputs} | _read_names(e.nodes)
-    e.initialisers[:] = [t for t in e.initialisers if t.name in used]
+    e.initialisers[:] = [t for t in e.initialisers if t.name in used or t.name not in read]
 
 
 def _read_names(nodes: Iterable[NodeProto]) -> set[str]:

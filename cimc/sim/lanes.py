@@ -194,6 +194,8 @@ def bind_lanes(
     for layer in section.layers:
         for item in layer.body:
             if isinstance(item, Loop) and independent(program, section, layer, item):
+                for instr in walk(item.body):
+                    tallies[layer.name, instr.op]  # counts in the order of the text
                 found.append(LaneLoop(item, layer.name, machine, tallies))
             else:
                 found += bind(machine, [Layer(layer.name, [item])], tallies)
