@@ -264,7 +264,12 @@ def st_acc(n: Tally, v: Vec, a: Accumulators) -> None:
 def st_ge(n: Tally, v: Vec, a: Accumulators, th: Values, flip: Values | None = None) -> None:
     """Store the level: how many thresholds each accumulator reaches."""
     v.store(_level(a.values, th, flip, v.buffer.elem))
-    n["elements"] += v.size
+    n["elements"] += v.size * compares(th.shape)
+
+
+def compares(shape: tuple[int, ...]) -> int:
+    """Comparisons that find a level among T thresholds [C, T] by halving: one for one."""
+    return int(np.prod(shape[1:])).bit_length()
 
 
 def _level(values: Values, th: Values, flip: Values | None, elem: str) -> Ints:
@@ -354,7 +359,7 @@ def pp_relu(n: Tally, y: Vec, x: Vec) -> None:
 def pp_ge(n: Tally, y: Vec, x: Vec, th: Values, flip: Values | None = None) -> None:
     """Store the level: how many thresholds each value of x reaches."""
     y.store(_level(x.values, th, flip, y.buffer.elem))
-    n["ops"] += y.size
+    n["ops"] += y.size * compares(th.shape)
 
 
 def pp_mov(n: Tally, y: Vec, x: Vec) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from cimc.isa.effects import Tally
+from cimc.isa.effects import Tally, compares
 from cimc.isa.geometry import segment, win_load, win_taps
 from cimc.isa.program import Affine, Instr, Layer, Loop, Program, Range, Ref, Reg, Rows
 from cimc.isa.table import TABLE
@@ -187,7 +187,7 @@ class _Walk:
             case "acc":
                 yield "ops", _size(instr.args[0], env)
             case "st" | "pp":
-                count = self.channels(instr.args[0], env) * self.taps(instr)
+                count = self.channels(instr.args[0], env) * self.steps(instr)
                 yield TABLE[instr.op].counters[0].name, count
             case "host":
                 yield "calls", 1
@@ -232,7 +232,10 @@ class _Walk:
         assert buffer.shape is not None
         return buffer.shape[buffer.axis]
 
-    def taps(self, instr: Instr) -> int:
+    def steps(self, instr: Instr) -> int:
+        """Operations for each element: taps of a window, comparisons for a level."""
+        if instr.op in ("st.ge", "pp.ge"):
+            return compares(self.datas[_name(instr.args[2])].array.shape)
         windowed = instr.op in ("pp.max", "pp.sum")
         return win_taps(self.wins[_name(instr.args[2])]) if windowed else 1
 
