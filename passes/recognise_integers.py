@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -178,25 +178,28 @@ def _left(rw: Rewriter, node: Node, given: _Operands, stored: Any) -> Value | st
 
 def _stack(rw: Rewriter, node: Node, given: _Operands, stored: Any) -> Value | str:
     """x[…,M,K] · W[…,K,N], a matrix each: a convolution of one tap with as many groups."""
-    dims, lead = given.x.tensor.static, stored.shape[:-2]
-    if dims is None or dims[:-2] != lead:
+    dims, stack = given.x.tensor.static, stored.shape[:-2]
+    if dims is None or dims[-2 - len(stack) : -2] != stack:
         return f"its weights have the shape {list(stored.shape)}, which its input does not share"
-    count, rows, terms, name = prod(lead), dims[-2], dims[-1], node.output.name
+    count, rows, terms, name = prod(stack), dims[-2], dims[-1], node.output.name
+    batch = prod(dims[: -2 - len(stack)])
     if given.zw is not None and given.zw.tensor.static not in ((), (1,)):
         return "its weights have a zero point for each column of each matrix"
     kernels = stored.reshape(count, terms, -1).swapaxes(1, 2).reshape(-1, terms, 1)
     w = _weights(kernels, given.zw, 0)
     if isinstance(w, str):
         return w
-    x = rw.op("cim.reshape", [given.x], f"{name}.x", node, {"shape": (count, rows, terms)})
+    x = rw.op("cim.reshape", [given.x], f"{name}.x", node, {"shape": (batch * count, rows, terms)})
     x = rw.op("cim.transpose", [x], f"{name}.xt", node, {"perm": (0, 2, 1)})
-    x = rw.op("cim.reshape", [x], f"{name}.xg", node, {"shape": (1, count * terms, rows)})
+    x = rw.op("cim.reshape", [x], f"{name}.xg", node, {"shape": (batch, count * terms, rows)})
     acc = _layer(rw, node, "cim.conv", x, w, given, {"group": count})
     if isinstance(acc, str):
         return acc
-    out = rw.op("cim.reshape", [acc], f"{name}.rows", node, {"shape": (count, -1, rows)})
+    columns = stored.shape[-1]
+    shape: tuple[int, ...] = (batch * count, columns, rows)
+    out = rw.op("cim.reshape", [acc], f"{name}.rows", node, {"shape": shape})
     out = rw.op("cim.transpose", [out], f"{name}.turned", node, {"perm": (0, 2, 1)})
-    shape = (*lead, rows, stored.shape[-1])
+    shape = (*dims[:-1], columns)
     return rw.op("cim.reshape", [out], f"{name}.stack", node, {"shape": shape})
 
 
@@ -270,9 +273,30 @@ def _qgemm(rw: Rewriter, node: Node) -> str:
     if isinstance(w, str):
         return w
     acc = _layer(rw, node, "cim.matmul", a, w, _Operands(a, b, za, zb, c), {})
+    alpha = node.float_attr("alpha", 1.0)
     if sy is None:
-        return "its sums are float" if isinstance(acc, Value) else acc
-    return _requantised(rw, node, acc, (sa, sb), sy, zy, node.float_attr("alpha", 1.0))
+        return _in_float(rw, node, acc, (sa, sb), alpha)
+    return _requantised(rw, node, acc, (sa, sb), sy, zy, alpha)
+
+
+def _in_float(
+    rw: Rewriter, node: Node, acc: Value | str, scales: Sequence[Value | None], alpha: float
+) -> str:
+    """acc · (alpha · s_a · s_b) in float32, in that order."""
+    if isinstance(acc, str):
+        return acc
+    known = [v.const for v in scales if v is not None and v.const is not None]
+    if len(known) < 2:
+        return "its scales are not constant"
+    scale = (np.float32(alpha) * known[0] * known[1]).astype(np.float32).reshape(-1)
+    if scale.size == 1:
+        rw.encode(node.output, acc, float(scale[0]), node)
+        return ""
+    y = node.output
+    out = rw.op("cim.dequant", [acc], f"{y.name}.f", node)
+    factor = rw.const(f"{y.name}.scale", scale, "f32")
+    rw.replace(y, rw.op("onnx.Mul", [out, factor], f"{y.name}.scaled", node, {}, y.tensor))
+    return ""
 
 
 def _bias(rw: Rewriter, node: Node) -> str:
@@ -485,7 +509,7 @@ class RecogniseIntegers(Pass):
     1. `ConvInteger`, `MatMulInteger` ⇒ `cim.conv`, `cim.matmul`, zero points of x known now or at
        run time; weights on either side, one matrix or a stack of them
     2. `QLinearConv`, `QLinearMatMul` ⇒ the same, then `cim.requant`
-    3. `QGemm` ⇒ `cim.matmul`, then `cim.requant`
+    3. `QGemm` ⇒ `cim.matmul`, then `cim.requant`, or a scale for results in float
     4. `DequantizeLinear` of one scale ⇒ `cim.dequant`
     5. `QLinearAdd` ⇒ `cim.qadd` fused=1
     6. `QLinearGlobalAveragePool` ⇒ `cim.sum_pool`, then `cim.requant`
