@@ -89,12 +89,26 @@ def _name_casts(graph: Graph) -> bool:
     return changed
 
 
+_LAYOUT = ("onnx.Reshape", "onnx.Transpose", "onnx.Squeeze", "onnx.Unsqueeze", "onnx.Flatten")
+_FLOAT_LAYERS = ("onnx.MatMul", "onnx.Gemm", "onnx.Conv", "onnx.ConvTranspose")
+
+
+def _stores_weights(node: Node, users: dict[Value, list[Node]]) -> bool:
+    """Whether a layout operation hands weights to float layers: onnxruntime sums products with
+    a constant in another order than those with a result, so that the bits would change."""
+    if node.op not in _LAYOUT or node.outputs[0].elem != "f32":
+        return False
+    return any(user.op in _FLOAT_LAYERS for user in users.get(node.outputs[0], ()))
+
+
 def _foldable(graph: Graph) -> list[Node]:
-    known = set(graph.consts)
+    known, users = set(graph.consts), graph.users()
     found = []
     for node in graph.nodes:
         one_bit = node.op == "qonnx.BipolarQuant"
         if node.op in _KEEP or (node.domain == "qonnx" and not one_bit) or not node.inputs:
+            continue
+        if _stores_weights(node, users):
             continue
         if node.graphs() or any(v is not None and v not in known for v in node.inputs):
             continue
@@ -138,7 +152,8 @@ class Cleanup(Pass):
     """Rules:
     1. `Identity(x)`, `Dropout(x)` in inference ⇒ `x`
     2. `Shape(x)`, `Size(x)` of a known shape ⇒ a constant
-    3. an operation on constants ⇒ a constant (not quantisers: they say how weights are coded)
+    3. an operation on constants ⇒ a constant (not quantisers, which say how weights are coded,
+       nor the layout of a float layer's weights)
     4. an operation or constant that nobody uses ⇒ nothing
     5. `CastLike(x, y)` ⇒ `Cast(x)` to the type of y
     """
