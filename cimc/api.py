@@ -20,7 +20,7 @@ from cimc.driver.base import Geometry, Pass, PassContext
 from cimc.driver.pipeline import parse_pipeline
 from cimc.driver.registry import Registry, load_registry
 from cimc.driver.runner import Timing, run_passes
-from cimc.errors import CompileError
+from cimc.errors import CompileError, in_file
 from cimc.frontend.bind import bind_shapes
 from cimc.frontend.importer import import_onnx
 from cimc.ir.graph import Graph
@@ -141,7 +141,8 @@ def compile(
     graph = model if isinstance(model, Graph) else read_graph(model)
     batch = bind_shapes(graph, shapes or {}, where)
     context = PassContext(geometry_of(hardware))
-    timings = run_passes(graph, passes, context, dump_dir=dump_dir, check_each=check_each)
+    with in_file(where):
+        timings = run_passes(graph, passes, context, dump_dir=dump_dir, check_each=check_each)
     program = lower(graph, context.geometry, hardware.name, pipeline, batch)
     check(program, where)
     return Compiled(program, hardware, graph, timings, context.notes)

@@ -6,7 +6,8 @@ and exits with 1. `assert` and plain exceptions are left for our own bugs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -67,6 +68,18 @@ class CompileErrors(CompileError):
 
     def __str__(self) -> str:
         return "\n".join(str(e) for e in self.errors)
+
+
+@contextmanager
+def in_file(file: str) -> Iterator[None]:
+    """Put the file before the places of errors that name a node or a layer."""
+    try:
+        yield
+    except CompileError as error:
+        for one in error.errors if isinstance(error, CompileErrors) else [error]:
+            if isinstance(one.where, str) and one.where.startswith(("node '", "layer '")):
+                one.where = f"{file}: {one.where}"
+        raise
 
 
 def raise_all(errors: list[CompileError]) -> None:

@@ -97,7 +97,7 @@ def test_files_that_fail(tmp_path: Path, text: str, line: int, words: str) -> No
         ("PIPELINES = {'a': 'cleanup'}\n", "PIPELINES"),
         (own(name=""), "pass Own needs a name and a summary"),
         (own(summary=""), "pass Own needs a name and a summary"),
-        (own(kind="about"), "pass 'own': kind must be exact or approximate"),
+        (own(kind="about"), "pass 'own': kind must be exact, approximate or reading"),
         (own(name="cleanup"), "the name 'cleanup' is taken"),
         (own(name="exact"), "the name 'exact' is taken"),
         (own() + "PIPELINES = {'own': ('cleanup', 'x')}\n", "the name 'own' is taken"),
