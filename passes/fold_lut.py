@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +104,7 @@ class _Fold:
             return _RULES[node.op](self, node)
         return None
 
-    def op(self, op: str, inputs: list[Value], attrs: dict[str, Any],
+    def op(self, op: str, inputs: Sequence[Value | None], attrs: dict[str, Any],
            type_: TensorType | None = None) -> Value:  # fmt: skip
         return self.rw.op(op, inputs, f"{self.name}.q", self.end, attrs, type_)
 
@@ -125,8 +125,32 @@ class _Fold:
         """Rule 1, and rule 2 where the table changes nothing."""
         if self.keeps(x, table):
             return x
+        moved = self._moved(x, table)
+        if moved is not None:
+            return moved
         held = self.rw.const(f"{self.name}.table", table, self.elem)
         return self.op("cim.lut", [x, held], {})
+
+    def _moved(self, x: Value, table: Any) -> Value | None:
+        """Rule 7: x, made by cim.requant for this alone, to the range of the table at once."""
+        made = self.rw.producer(x, "cim.requant")
+        if made is None or x in self.rw.graph.outputs or len(self.rw.users(x)) != 1:
+            return None
+        (low, high), (first, last) = int_range(x.elem), int_range(self.elem)
+        inside = np.flatnonzero((table > first) & (table < last))
+        if not inside.size:
+            return None
+        at = int(inside[0])
+        shift = int(table[at]) - (low + at)
+        moved = np.clip(_all(x.elem).astype(np.int64) + shift, first, last)
+        if low + shift > first or high + shift < last or not np.array_equal(moved, table):
+            return None
+        zero = made.int_attr("zero", 0) + shift
+        if not first <= zero <= last:
+            return None
+        attrs = {"zero": zero, **{k: v for k, v in made.attrs.items() if k == "axis"}}
+        attrs |= {"to": self.elem}
+        return self.op("cim.requant", list(made.inputs), attrs)
 
     def _table(self, value: Value, tables: bool) -> tuple[Value, Any] | None:
         """The integer that the quantised value is a map of, and that map."""
@@ -273,6 +297,8 @@ class FoldLut(Pass):
     4. `Q(Relu(x))`, `Q(Clip(x))` ⇒ `cim.lut(Q(x))`, where rules 3 to 6 take Q(x)
     5. `Q(Reshape(x))` and other layout, `Q(MaxPool(x))` ⇒ the same of Q(x), if a rule takes that
     6. `Q(Concat(x, y))` ⇒ `cim.concat(Q(x), Q(y))`, if rules take both
+    7. a table behind a `cim.requant` of its own that only moves and cuts its range ⇒ `cim.requant`
+       to that range at once
     """
 
     name = "fold-lut"

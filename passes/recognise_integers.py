@@ -10,207 +10,26 @@ from typing import Any
 import numpy as np
 
 from cimc.driver import Pass, PassContext, Rewriter
+from cimc.driver.integer_layers import Operands, convolution, few_bits, layer, product
 from cimc.driver.rewrite import scalar
 from cimc.driver.stored import held
 from cimc.driver.tables import table_of
 from cimc.frontend.windows import covered, window_attrs
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.rules import Misfit
-from cimc.ir.types import TensorType, container, is_integer, narrowest, planes
+from cimc.ir.types import TensorType, is_integer, planes
 
 _BYTE = 8  # bit planes that a tile takes as input
-
-
-# -- operands of layers ----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """Integers, channels along one axis, and their zero point (none: zero)."""
-
-    levels: Any
-    elem: str
-    zero: Any
-
-
-def _weights(w: Any, zero: Value | None, axis: int) -> _Weights | str:
-    """The weights in the fewest bit planes: less their zero point where that needs no more."""
-    levels = w.astype(np.int64)
-    raw = narrowest(int(levels.min(initial=0)), int(levels.max(initial=0)))
-    if zero is None:
-        return _Weights(levels.astype(container(raw)), raw, None)
-    if zero.const is None:
-        return "the zero point of its weights is not constant"
-    flat = zero.const.astype(np.int64).reshape(-1)
-    if flat.size not in (1, w.shape[axis]):
-        return "the zero points of its weights are not one for each channel"
-    along = [1] * w.ndim
-    along[axis] = -1
-    less = levels - flat.reshape(along)
-    shifted = narrowest(int(less.min(initial=0)), int(less.max(initial=0)))
-    if planes(shifted) <= planes(raw):
-        return _Weights(less.astype(container(shifted)), shifted, None)
-    return _Weights(levels.astype(container(raw)), raw, flat)
-
-
-def _zero_of(rw: Rewriter, zero: Value | None, node: Node, name: str) -> Value | str | None:
-    """The zero point of a layer's input as one integer: a constant, or known at run time only;
-    None where it is 0."""
-    if zero is None or scalar(zero) == 0:
-        return None
-    shape = zero.tensor.static
-    if shape is None or prod(shape) != 1:
-        return "its zero point isn't one number"
-    if zero.const is not None:
-        return rw.const(f"{name}.zero", zero.const.reshape(1), zero.elem)
-    return rw.op("cim.reshape", [zero], f"{name}.zero", node, {"shape": (1,)})
-
-
-def _constant(rw: Rewriter, name: str, array: Any, elem: str) -> Value:
-    """A constant, shared by layers that share it, and so their rows."""
-    for value in rw.graph.consts:
-        if value.name == name and value.elem == elem and np.array_equal(value.const, array):  # type: ignore[arg-type]
-            return value
-    return rw.const(name, array, elem)
-
-
-@dataclass(frozen=True)
-class _Operands:
-    """x, w, their zero points and an integer bias of one node, by position."""
-
-    x: Value
-    w: Value
-    zx: Value | None = None
-    zw: Value | None = None
-    b: Value | None = None
-
-
-def _input(node: Node, index: int) -> Value | None:
-    return node.inputs[index] if index < len(node.inputs) else None
-
-
-def _layer(
-    rw: Rewriter,
-    node: Node,
-    op: str,
-    x: Value,
-    w: _Weights,
-    given: _Operands,
-    attrs: dict[str, Any],
-) -> Value | str:
-    """cim.conv or cim.matmul of x with all zero points and the bias."""
-    name = node.output.name
-    if not is_integer(x.elem) or planes(x.elem) > _BYTE:
-        return f"its input is {x.elem}"
-    zx = _zero_of(rw, given.zx, node, name)
-    if isinstance(zx, str):
-        return zx
-    channels = w.levels.shape[0 if op == "cim.conv" else 1]
-    zw = None if w.zero is None else rw.const(f"{name}.w.zero", w.zero.astype(np.int32), "i32")
-    bias = None
-    if given.b is not None:
-        if given.b.const is None:
-            return "its bias is not constant"
-        if given.b.const.size not in (1, channels):
-            return "its bias is not one for each channel"
-        flat = np.ascontiguousarray(np.broadcast_to(given.b.const.reshape(-1), channels))
-        bias = rw.const(f"{name}.bias", flat.astype(np.int32), "i32")
-    kernel = _constant(rw, f"{given.w.name}.{w.elem}", w.levels, w.elem)
-    inputs: list[Value | None] = [x, kernel, zx, zw, bias]
-    while inputs[-1] is None:
-        inputs.pop()
-    return rw.op(op, inputs, f"{name}.acc", node, attrs)
-
-
-def _convolution(rw: Rewriter, node: Node, given: _Operands) -> Value | str:
-    stored = held(rw, given.w)
-    if stored is None:
-        return "its weights are not constant"
-    if stored.ndim < 3:
-        return f"its weights have the shape {list(stored.shape)}"
-    w = _weights(stored, given.zw, 0)
-    if isinstance(w, str):
-        return w
-    attrs = window_attrs(node, stored.shape[2:])
-    if attrs is None:
-        return "its padding depends on a size that is not known"
-    if node.attrs.get("group", 1) != 1:
-        attrs["group"] = node.attrs["group"]
-    return _layer(rw, node, "cim.conv", given.x, w, given, attrs)
-
-
-def _product(rw: Rewriter, node: Node, given: _Operands) -> Value | str:
-    """x · w with constant weights on either side, one matrix or one for each of a stack."""
-    stored = held(rw, given.w)
-    if stored is None:
-        left = held(rw, given.x)
-        return "its weights are not constant" if left is None else _left(rw, node, given, left)
-    rank = len(given.x.tensor.shape or ())
-    while stored.ndim > 2 and stored.shape[0] == 1 and rank >= stored.ndim:
-        stored = stored[0]  # one matrix for the whole batch
-    if stored.ndim > 2:
-        return _stack(rw, node, given, stored)
-    if stored.ndim != 2 or rank < 2:
-        return "its operands are not matrices"
-    w = _weights(stored, given.zw, 1)
-    if isinstance(w, str):
-        return w
-    return _layer(rw, node, "cim.matmul", given.x, w, given, {})
-
-
-def _left(rw: Rewriter, node: Node, given: _Operands, stored: Any) -> Value | str:
-    """W[M,K] · x[…,K,N]: positions along N, kernels along M, a convolution of one tap."""
-    x, dims = given.w, given.w.tensor.static
-    if stored.ndim != 2 or dims is None or len(dims) < 2:
-        return "a constant left side must be one matrix, and its input of known shape"
-    w = _weights(stored[:, :, None], given.zx, 0)
-    if isinstance(w, str):
-        return w
-    name = node.output.name
-    flat = rw.op("cim.reshape", [x], f"{name}.x", node, {"shape": (-1, dims[-2], dims[-1])})
-    turned = _Operands(x, given.x, given.zw, given.zx, given.b)
-    acc = _layer(rw, node, "cim.conv", flat, w, turned, {})
-    if isinstance(acc, str):
-        return acc
-    shape = (*dims[:-2], stored.shape[0], dims[-1])
-    return rw.op("cim.reshape", [acc], f"{name}.rows", node, {"shape": shape})
-
-
-def _stack(rw: Rewriter, node: Node, given: _Operands, stored: Any) -> Value | str:
-    """x[…,M,K] · W[…,K,N], a matrix each: a convolution of one tap with as many groups."""
-    dims, stack = given.x.tensor.static, stored.shape[:-2]
-    if dims is None or dims[-2 - len(stack) : -2] != stack:
-        return f"its weights have the shape {list(stored.shape)}, which its input does not share"
-    count, rows, terms, name = prod(stack), dims[-2], dims[-1], node.output.name
-    batch = prod(dims[: -2 - len(stack)])
-    if given.zw is not None and given.zw.tensor.static not in ((), (1,)):
-        return "its weights have a zero point for each column of each matrix"
-    kernels = stored.reshape(count, terms, -1).swapaxes(1, 2).reshape(-1, terms, 1)
-    w = _weights(kernels, given.zw, 0)
-    if isinstance(w, str):
-        return w
-    x = rw.op("cim.reshape", [given.x], f"{name}.x", node, {"shape": (batch * count, rows, terms)})
-    x = rw.op("cim.transpose", [x], f"{name}.xt", node, {"perm": (0, 2, 1)})
-    x = rw.op("cim.reshape", [x], f"{name}.xg", node, {"shape": (batch, count * terms, rows)})
-    acc = _layer(rw, node, "cim.conv", x, w, given, {"group": count})
-    if isinstance(acc, str):
-        return acc
-    columns = stored.shape[-1]
-    shape: tuple[int, ...] = (batch * count, columns, rows)
-    out = rw.op("cim.reshape", [acc], f"{name}.rows", node, {"shape": shape})
-    out = rw.op("cim.transpose", [out], f"{name}.turned", node, {"perm": (0, 2, 1)})
-    shape = (*dims[:-1], columns)
-    return rw.op("cim.reshape", [out], f"{name}.stack", node, {"shape": shape})
 
 
 # -- layers ----------------------------------------------------------------------------
 
 
-def _plain(made: Callable[[Rewriter, Node, _Operands], Value | str]) -> Callable[..., str]:
+def _plain(made: Callable[[Rewriter, Node, Operands], Value | str]) -> Callable[..., str]:
     """1. ConvInteger and MatMulInteger: the sums are the result."""
 
     def rule(rw: Rewriter, node: Node) -> str:
-        given = _Operands(node.arg(0), node.arg(1), _input(node, 2), _input(node, 3))
+        given = Operands(node.arg(0), node.arg(1), node.operand(2), node.operand(3))
         acc = made(rw, node, given)
         if isinstance(acc, str):
             return acc
@@ -220,14 +39,14 @@ def _plain(made: Callable[[Rewriter, Node, _Operands], Value | str]) -> Callable
     return rule
 
 
-def _qlinear(made: Callable[[Rewriter, Node, _Operands], Value | str]) -> Callable[..., str]:
+def _qlinear(made: Callable[[Rewriter, Node, Operands], Value | str]) -> Callable[..., str]:
     """2. QLinearConv and QLinearMatMul: sums, requantised."""
 
     def rule(rw: Rewriter, node: Node) -> str:
         x, sx, zx, w, sw, zw, sy, zy = (node.inputs[i] for i in range(8))
         if x is None or w is None:
             return "an operand is missing"
-        given = _Operands(x, w, zx, zw, _input(node, 8))
+        given = Operands(x, w, zx, zw, node.operand(8))
         return _requantised(rw, node, made(rw, node, given), (sx, sw), sy, zy)
 
     return rule
@@ -261,7 +80,7 @@ def _requantised(
 
 def _qgemm(rw: Rewriter, node: Node) -> str:
     """3. QGemm: either operand turned, sums in float or requantised."""
-    a, sa, za, b, sb, zb, c, sy, zy = (_input(node, i) for i in range(9))
+    a, sa, za, b, sb, zb, c, sy, zy = (node.operand(i) for i in range(9))
     if a is None or b is None:
         return "an operand is missing"
     stored = held(rw, b)
@@ -269,10 +88,10 @@ def _qgemm(rw: Rewriter, node: Node) -> str:
         return "its weights are not constant"
     if node.attrs.get("transA", 0):
         a = rw.op("cim.transpose", [a], f"{node.output.name}.t", node, {"perm": (1, 0)})
-    w = _weights(stored.T if node.attrs.get("transB", 0) else stored, zb, 1)
+    w = few_bits(stored.T if node.attrs.get("transB", 0) else stored, zb, 1)
     if isinstance(w, str):
         return w
-    acc = _layer(rw, node, "cim.matmul", a, w, _Operands(a, b, za, zb, c), {})
+    acc = layer(rw, node, "cim.matmul", a, w, Operands(a, b, za, zb, c), {})
     alpha = node.float_attr("alpha", 1.0)
     if sy is None:
         return _in_float(rw, node, acc, (sa, sb), alpha)
@@ -337,7 +156,7 @@ def _number(value: Value | None) -> int:
 
 def _dequantize(rw: Rewriter, node: Node) -> str:
     """4. DequantizeLinear of one scale ⇒ cim.dequant"""
-    q, scale, zero = node.arg(0), scalar(node.arg(1)), _input(node, 2)
+    q, scale, zero = node.arg(0), scalar(node.arg(1)), node.operand(2)
     fits = is_integer(q.elem) and node.output.elem == "f32" and q.const is None
     if scale is None or not fits or (zero is not None and scalar(zero) is None):
         return ""
@@ -349,7 +168,7 @@ def _dequantize(rw: Rewriter, node: Node) -> str:
 
 def _qlinear_add(rw: Rewriter, node: Node) -> str:
     """5. QLinearAdd ⇒ cim.qadd with its own steps"""
-    x, sx, zx, y, sy, zy, s, zero = (_input(node, i) for i in range(8))
+    x, sx, zx, y, sy, zy, s, zero = (node.operand(i) for i in range(8))
     scales = [scalar(v) for v in (sx, sy, s)]
     if x is None or y is None or None in scales or x.type != y.type:
         return "its operands differ in shape, or its scales are not constant"
@@ -368,7 +187,7 @@ def _qlinear_add(rw: Rewriter, node: Node) -> str:
 
 def _global_average(rw: Rewriter, node: Node) -> str:
     """6. QLinearGlobalAveragePool ⇒ cim.sum_pool, requantised with s_x / (s_y · n)"""
-    x, sx, zx, sy, zy = (_input(node, i) for i in range(5))
+    x, sx, zx, sy, zy = (node.operand(i) for i in range(5))
     dims = None if x is None else x.tensor.static
     if x is None or dims is None or len(dims) < 3 or node.int_attr("channels_last", 0):
         return "its input has the channels last, or an unknown size"
@@ -484,10 +303,10 @@ def _max_pool(rw: Rewriter, node: Node) -> str:
 
 
 _RULES: dict[str, Callable[[Rewriter, Node], str]] = {
-    "onnx.ConvInteger": _plain(_convolution),
-    "onnx.MatMulInteger": _plain(_product),
-    "onnx.QLinearConv": _qlinear(_convolution),
-    "onnx.QLinearMatMul": _qlinear(_product),
+    "onnx.ConvInteger": _plain(convolution),
+    "onnx.MatMulInteger": _plain(product),
+    "onnx.QLinearConv": _qlinear(convolution),
+    "onnx.QLinearMatMul": _qlinear(product),
     "ms.QGemm": _qgemm,
     "onnx.DequantizeLinear": _dequantize,
     "ms.QLinearAdd": _qlinear_add,

@@ -31,7 +31,7 @@ class Terms:
 
 def correction_terms(node: Node) -> Terms:
     """The terms of a cim.conv or cim.matmul."""
-    zx, zw, b = (node.inputs[i] if i < len(node.inputs) else None for i in (2, 3, 4))
+    zx, zw, b = (node.operand(i) for i in (2, 3, 4))
     w: Any = node.arg(1).const
     rows = w.T if node.op == "cim.matmul" else w.reshape(w.shape[0], -1)
     channels, columns = rows.shape

@@ -73,7 +73,7 @@ def _carry(node: Node, inner: list[Bounds]) -> Bounds:
 
 def _layer(node: Node, made: dict[Value, Node]) -> Bounds:
     x = node.arg(0)
-    zx, zw, b = (node.inputs[i] if i < len(node.inputs) else None for i in (2, 3, 4))
+    zx, zw, b = (node.operand(i) for i in (2, 3, 4))
     w: Any = node.arg(1).const
     assert w is not None
     rows = (w.T if node.op == "cim.matmul" else w.reshape(w.shape[0], -1)).astype(np.int64)

@@ -21,6 +21,7 @@ from cimc.frontend.domains import PREFIX
 from cimc.frontend.elements import elem_of, unpack
 from cimc.frontend.export import to_onnx
 from cimc.frontend.load import load_model
+from cimc.frontend.quantisers import check_quantisers
 from cimc.frontend.session import open_session
 from cimc.frontend.shape_inference import infer_shapes
 from cimc.ir.graph import Attr, Graph, Node, Value
@@ -48,6 +49,7 @@ def import_model(model: ModelProto, where: str) -> Graph:
     graph.opsets = {p: v for p, v in sorted(graph.opsets.items()) if p != "qonnx"}
     graph.opsets.setdefault("onnx", 13)
     _check_constants(graph, where)
+    check_quantisers(graph, where)
     infer_types(graph, where)
     return graph
 

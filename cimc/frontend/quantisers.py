@@ -64,6 +64,9 @@ def scale_of(node: Node) -> Scale | str:
 _PAIRS: dict[str, tuple[tuple[str, int | None, int, int | None], ...]] = {
     **dict.fromkeys(QUANTIZE, (("its", 1, 2, None),)),
     **dict.fromkeys(DEQUANTIZE, (("its", 1, 2, 0),)),
+    **dict.fromkeys(
+        ("qonnx.Quant", "qonnx.IntQuant", "qonnx.BipolarQuant"), (("its", 1, 2, None),)
+    ),
     "onnx.ConvInteger": (("x's", None, 2, 0), ("w's", None, 3, 1)),
     "onnx.MatMulInteger": (("a's", None, 2, 0), ("b's", None, 3, 1)),
     "onnx.QLinearConv": (("x's", 1, 2, 0), ("w's", 4, 5, 3), ("y's", 6, 7, None)),

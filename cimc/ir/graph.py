@@ -89,6 +89,10 @@ class Node:
         assert value is not None, f"{self.op}: input {index} is missing"
         return value
 
+    def operand(self, index: int) -> Value | None:
+        """An input; None where it is missing or left out."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
     def int_attr(self, name: str, default: int) -> int:
         """An integer attribute."""
         value = self.attrs.get(name, default)
