@@ -7,9 +7,19 @@ seeded generator. What a test draws is structure.
 from __future__ import annotations
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+from exact_check import REGISTRY
+from hypothesis import currently_in_test_context, note
+from onnx import TensorProto, helper, numpy_helper, printer
 
+from cimc.driver.base import PassContext
+from cimc.driver.clone import clone
+from cimc.driver.pipeline import parse_pipeline
+from cimc.driver.runner import run_passes
+from cimc.frontend.evaluate import Evaluator
+from cimc.frontend.export import to_onnx
+from cimc.frontend.importer import import_model
 from cimc.frontend.session import call, open_session
+from cimc.ir.printer import print_graph
 
 MS = "com.microsoft"
 CODES = {
@@ -108,3 +118,51 @@ def runtime(model, feeds):
     """Outputs by name, from onnxruntime with graph optimisation off."""
     session = open_session(model.SerializeToString(), "oracle", threads=1)
     return dict(zip([o.name for o in session.get_outputs()], call(session, feeds, "oracle")))
+
+
+LAYERS = ("cim.conv", "cim.matmul")
+READ, REST = "cleanup,read-qdq", "recognise-quantization,fold-threshold,fold-lut,cleanup"
+
+
+def passed(graph, pipeline):
+    """The graph after passes."""
+    run_passes(graph, parse_pipeline(pipeline, REGISTRY), PassContext())
+    return graph
+
+
+def check(net, *outputs, layers=None, left=()):
+    """The passes keep the bits of the model: in onnxruntime, in the form that read-qdq gives it.
+    Returns the graph after them, and the outputs.
+
+    layers: how many native ones there must be. left: ONNX operators that may be left; None for
+    any."""
+    model = net.model(*outputs)
+    _say(printer.to_text(model))
+    graph = passed(import_model(model, "case"), READ)
+    expected = runtime(to_onnx(graph), net.feeds)
+    if not any(n.op_type in ("QuantizeLinear", "DequantizeLinear") for n in model.graph.node):
+        same(runtime(model, net.feeds), expected)
+    read = clone(graph)[0]
+    passed(graph, REST)
+    _say(f"{print_graph(read)}\n{print_graph(graph)}")
+    same(expected, Evaluator(graph)(net.feeds))
+    same(expected, runtime(to_onnx(graph), net.feeds))
+    if layers is not None:
+        reasons = [n.why for n in graph.nodes if n.why]
+        assert sum(n.op in LAYERS for n in graph.nodes) == layers, reasons
+    if left is not None:
+        rest = [n.op for n in graph.nodes if not n.op.startswith("cim.")]
+        assert not [op for op in rest if op not in left], rest
+    return graph, expected
+
+
+def _say(text):
+    if currently_in_test_context():
+        note(text)
+
+
+def same(expected, found):
+    """Outputs agree in type, shape and bits."""
+    for name, array in expected.items():
+        assert (array.dtype, array.shape) == (found[name].dtype, found[name].shape)
+        np.testing.assert_array_equal(found[name], array)

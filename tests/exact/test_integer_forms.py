@@ -1,63 +1,16 @@
-"""Integer operators of ONNX and QDQ groups: the native operations that the passes make of them
-give onnxruntime's bits. QDQ models are compared in the form that read-qdq gives them."""
+"""QLinear and Integer layers of ONNX: the native operations that the passes make of them give
+onnxruntime's bits."""
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
-from exact_check import REGISTRY
 from exact_draw import SEEDS, cases, window
 from exact_nets import out_sizes
-from hypothesis import assume, given, note
+from hypothesis import assume, given
 from hypothesis import strategies as st
-from integer_nets import MS, Quant, ends, runtime
-from onnx import printer
+from integer_nets import MS, Quant, check
 
-from cimc.driver.base import PassContext
-from cimc.driver.clone import clone
-from cimc.driver.pipeline import parse_pipeline
-from cimc.driver.runner import run_passes
-from cimc.frontend.evaluate import Evaluator
-from cimc.frontend.export import to_onnx
-from cimc.frontend.importer import import_model
-from cimc.ir.printer import print_graph
-
-LAYERS = ("cim.conv", "cim.matmul")
 KERNELS = [("u8", "u8"), ("u8", "i8"), ("i8", "i8")]
 """Types of x and w for which onnxruntime has QLinear kernels; y has that of x."""
-READ, EXACT = "cleanup,read-qdq", "cleanup,recognise-quantization,fold-threshold,fold-lut,cleanup"
-
-
-def passed(graph, pipeline):
-    run_passes(graph, parse_pipeline(pipeline, REGISTRY), PassContext())
-    return graph
-
-
-def check(net, *outputs, layers=None, left=()):
-    """The passes keep the bits of the model, in the form of read-qdq; the graph after them.
-
-    layers: how many native ones there must be. left: operators that may be left."""
-    model = net.model(*outputs)
-    note(printer.to_text(model))
-    graph = passed(import_model(model, "case"), READ)
-    read = clone(graph)[0]
-    expected = runtime(to_onnx(read), net.feeds)
-    if not any("QuantizeLinear" in n.op for n in import_model(model, "case").nodes):
-        literal = runtime(model, net.feeds)
-        for name, array in literal.items():
-            np.testing.assert_array_equal(expected[name], array)
-    passed(graph, EXACT)
-    note(print_graph(graph))
-    found = Evaluator(graph)(net.feeds)
-    for name, array in expected.items():
-        assert (array.dtype, array.shape) == (found[name].dtype, found[name].shape)
-        np.testing.assert_array_equal(found[name], array)
-    if layers is not None:
-        reasons = [n.why for n in graph.nodes if n.why]
-        assert sum(n.op in LAYERS for n in graph.nodes) == layers, reasons
-        rest = [n.op for n in graph.nodes if not n.op.startswith("cim.")]
-        assert not [op for op in rest if op not in left], rest
-    return graph
 
 
 # -- QLinear and Integer operators ------------------------------------------------------
