@@ -46,7 +46,6 @@ from cimc.frontend.windows import window_attrs
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.types import TensorType, planes
 
-
 # -- rules -----------------------------------------------------------------------------
 
 
