@@ -26,7 +26,13 @@ def test_one_function(functions, data):
     _, every = check_case(net, y, rows=rows, cols=cols, functions=ALL)
     np.testing.assert_array_equal(one.outputs[y], every.outputs[y])
     assert row_reads(one) >= row_reads(every)
-    assert one.counts.sections["load"] == every.counts.sections["load"]
+    # the same cells are written; with all functions, groups may lie side by side in fewer rows
+    assert _pulses(one) == _pulses(every)
+
+
+def _pulses(result):
+    table = result.counts.sections["load"]
+    return {key: n for key, n in table.items() if key[2] == "pulses"}
 
 
 @pytest.mark.parametrize("elem", ["u8", "f32"])

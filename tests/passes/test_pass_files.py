@@ -42,7 +42,7 @@ def test_declaration(name: str) -> None:
     assert issubclass(cls, Pass)
     assert dataclasses.is_dataclass(cls)
     assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
-    assert cls.kind in ("exact", "approximate")
+    assert cls.kind in ("exact", "approximate", "reading")
     assert re.fullmatch(r"[a-z][^\n]*[^.\n]", cls.summary), "lower case, one line, no full stop"
     assert "Rules" in (cls.__doc__ or ""), "the docstring numbers the rewrite rules"
 
