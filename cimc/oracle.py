@@ -18,6 +18,7 @@ import numpy as np
 from onnx import ModelProto
 
 from cimc.driver.base import Geometry, Pass, PassContext
+from cimc.driver.calibration import Calibration
 from cimc.driver.clone import clone
 from cimc.driver.pipeline import parse_pipeline
 from cimc.driver.registry import Registry, load_registry
@@ -79,16 +80,22 @@ class Oracle:
         return {str(m.output): join_samples(found[str(m.output)], m.batch) for m in outputs}
 
 
-def open_oracle(model: str | Path, program: Program, registry: Registry | None = None) -> Oracle:
+def open_oracle(
+    model: str | Path,
+    program: Program,
+    registry: Registry | None = None,
+    calibration: Calibration | None = None,
+) -> Oracle:
     """The oracle of a program: its model in the form that the program's pipeline gives it.
 
     program: says what the pipeline was, and along which axes samples are fed. registry: holds
-    the pipeline's passes. Raises CompileError for an unusable model, and one whose interface
+    the pipeline's passes. calibration: the data that the program was compiled with, if its
+    pipeline took any. Raises CompileError for an unusable model, and one whose interface
     is not the program's.
     """
     path, unknown = Path(model), list[str]()
     passes = parse_pipeline(program.pipeline, registry or load_registry(), unknown)
-    found = _meaning(path, program, passes)
+    found = _meaning(path, program, passes, calibration)
     if found is None:
         once, after = _as_it_is(path, program), ""
     elif any(node.domain == "qonnx" for node in found[0].nodes):
@@ -114,7 +121,9 @@ def _as_it_is(path: Path, program: Program) -> Once:
     return _runner(proto, path, program)
 
 
-def _meaning(path: Path, program: Program, passes: Sequence[Pass]) -> tuple[Graph, str] | None:
+def _meaning(
+    path: Path, program: Program, passes: Sequence[Pass], calibration: Calibration | None
+) -> tuple[Graph, str] | None:
     """The graph after the last pass that changed it and is not exact, and that pass; None if
     there is none."""
     last = max((i for i, p in enumerate(passes) if p.kind != "exact"), default=-1)
@@ -126,7 +135,8 @@ def _meaning(path: Path, program: Program, passes: Sequence[Pass]) -> tuple[Grap
     bind_shapes(graph, sizes, str(path))
     target = program.target
     context = PassContext(
-        Geometry(target.rows, target.cols, target.tiles, target.functions, target.acc_bits)
+        Geometry(target.rows, target.cols, target.tiles, target.functions, target.acc_bits),
+        calibration=calibration,
     )
     found = None
     for step in passes[: last + 1]:

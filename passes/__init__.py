@@ -5,6 +5,7 @@ from cimc.passes.cleanup import Cleanup
 from cimc.passes.fold_lut import FoldLut
 from cimc.passes.fold_threshold import FoldThreshold
 from cimc.passes.legalise import Legalise
+from cimc.passes.quantize import Quantize
 from cimc.passes.quantize_dynamic import QuantizeDynamic
 from cimc.passes.read_qdq import ReadQdq
 from cimc.passes.recognise_integers import RecogniseIntegers
@@ -21,6 +22,7 @@ PASSES = [
     ReadQdq,
     # float to integers, approximately
     QuantizeDynamic,
+    Quantize,
     # float to encoded integers
     RecogniseIntegers,
     RecogniseSign,
@@ -52,6 +54,10 @@ PIPELINES = {
     "exact": (
         "cleanup,read-qdq,recognise-quantization,fold-threshold,fold-lut,cleanup",
         "no approximation; float layers stay on the host",
+    ),
+    "int8": (
+        "cleanup,quantize,read-qdq,recognise-quantization,fold-threshold,fold-lut,cleanup",
+        "static quantisation by calibration data, then as exact",
     ),
     "place": (
         "legalise,split-tiles,allocate-tiles",

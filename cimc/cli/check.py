@@ -46,6 +46,7 @@ def command(
     compiling = options.Compiling.of(**how)
     from cimc import api, oracle
     from cimc.cli import arrays
+    from cimc.driver.calibration import load_calibration
     from cimc.driver.registry import load_registry
     from cimc.errors import CompileError
 
@@ -53,7 +54,7 @@ def command(
         help = "first the model: cimc check MODEL [PROGRAM]"
         raise CompileError("is a .cim program, not a model", model, help)
     if program is not None:
-        if replace(compiling, pipeline=None, plugins=()):
+        if replace(compiling, pipeline=None, plugins=(), calibration=None):
             raise click.UsageError("a .cim program is compiled already: give its model alone")
         compiled = api.load(program)
         if compiling.pipeline not in (None, compiled.program.pipeline):
@@ -65,7 +66,9 @@ def command(
         compiled = compiling.compile(model)
         for note in compiled.notes:
             click.echo(note)
-    reference = oracle.open_oracle(model, compiled.program, load_registry(compiling.plugins))
+    data = load_calibration(compiling.calibration) if compiling.calibration else None
+    registry = load_registry(compiling.plugins)
+    reference = oracle.open_oracle(model, compiled.program, registry, data)
     inputs = arrays.ports(compiled.program)
     if input_file is not None:
         feeds = arrays.read_inputs(Path(input_file), inputs)

@@ -24,6 +24,7 @@ def command(
     target: str | None,
     settings: tuple[str, ...],
     plugins: tuple[str, ...],
+    calibration: str | None,
     dump_dir: str | None,
     check_each: bool,
     timings: bool,
@@ -38,6 +39,7 @@ def command(
     from cimc.cli.summary import print_timings
     from cimc.cost.target import load_target
     from cimc.driver.base import PassContext
+    from cimc.driver.calibration import load_calibration
     from cimc.driver.pipeline import parse_pipeline
     from cimc.driver.registry import load_registry
     from cimc.driver.runner import run_passes
@@ -56,7 +58,8 @@ def command(
     verify(graph)
     if sizes:
         bind_shapes(graph, sizes, file)
-    context = PassContext(api.geometry_of(hardware))
+    data = load_calibration(calibration) if calibration else None
+    context = PassContext(api.geometry_of(hardware), calibration=data)
     found = run_passes(
         graph, passes, context,
         dump_dir=Path(dump_dir) if dump_dir else None, check_each=check_each,

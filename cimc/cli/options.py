@@ -53,7 +53,14 @@ target = _together(
         help="Override a figure of the target, such as rows=128 or energy.sense=0.5.",
     ),
 )
-compiling = _together(pipeline, shape, target, plugin)
+calibrate = click.option(
+    "--calibrate",
+    "calibration",
+    default=None,
+    metavar="DATA.npz",
+    help="Samples for static quantisation (-p int8): arrays by input name.",
+)
+compiling = _together(pipeline, shape, target, plugin, calibrate)
 costs = _together(
     click.option(
         "--target",
@@ -116,6 +123,7 @@ class Compiling:
     target: str | None
     overrides: dict[str, str]
     plugins: tuple[str, ...]
+    calibration: str | None = None
 
     @classmethod
     def of(cls, *, shapes: tuple[str, ...], settings: tuple[str, ...], **rest: Any) -> Compiling:
@@ -129,21 +137,25 @@ class Compiling:
     @property
     def sources(self) -> list[str | None]:
         """The files that they name."""
-        return [*self.plugins, self.target]
+        return [*self.plugins, self.target, self.calibration]
 
     def compile(
         self, model: str, *, dump_dir: str | None = None, check_each: bool = False
     ) -> Compiled:
         """The model compiled so; see `cimc.api.compile`."""
         from cimc import api
+        from cimc.cli.progress import progress_bar
 
-        return api.compile(
-            model,
-            pipeline=self.pipeline or api.DEFAULT_PIPELINE,
-            target=self.target or api.DEFAULT_TARGET,
-            overrides=self.overrides,
-            shapes=self.shapes,
-            plugins=self.plugins,
-            dump_dir=Path(dump_dir) if dump_dir else None,
-            check_each=check_each,
-        )
+        with progress_bar("calibrating") as progress:
+            return api.compile(
+                model,
+                pipeline=self.pipeline or api.DEFAULT_PIPELINE,
+                target=self.target or api.DEFAULT_TARGET,
+                overrides=self.overrides,
+                shapes=self.shapes,
+                plugins=self.plugins,
+                calibration=self.calibration,
+                progress=progress if self.calibration else None,
+                dump_dir=Path(dump_dir) if dump_dir else None,
+                check_each=check_each,
+            )

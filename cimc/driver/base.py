@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from cimc.driver.calibration import Calibration
 from cimc.ir.graph import Graph
 
 
@@ -24,10 +26,14 @@ class Geometry:
 class PassContext:
     """What a pass gets beside the graph.
 
-    notes: lines for the user; an approximate pass says here what it changed."""
+    notes:       lines for the user; an approximate pass says here what it changed.
+    calibration: data for passes that quantise by the range of activations.
+    progress:    called with (done, total) by passes that take long."""
 
     geometry: Geometry = field(default_factory=Geometry)
     notes: list[str] = field(default_factory=list)
+    calibration: Calibration | None = None
+    progress: Callable[[int, int], None] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cimc.driver.base import Pass
@@ -100,3 +100,18 @@ def _value(text: str, kind: Any, what: str, spec: str) -> Any:
         raise CompileError(
             f"{what} must be of type {kind.__name__}, not '{text}'", f"-p {spec}"
         ) from None
+
+
+def spec_of(passes: Sequence[Pass]) -> str:
+    """The comma list that gives these passes: options where they are not the default."""
+    return ",".join(_stated(step) for step in passes)
+
+
+def _stated(step: Pass) -> str:
+    given = []
+    for f in dataclasses.fields(step):
+        value = getattr(step, f.name)
+        if value != f.default:
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            given.append(f"{f.name}={text}")
+    return f"{step.name}{{{','.join(given)}}}" if given else step.name
