@@ -149,7 +149,7 @@ def compile(
     context.progress = progress
     with in_file(where):
         timings = run_passes(graph, passes, context, dump_dir=dump_dir, check_each=check_each)
-    text = _stated(passes, pipeline, context.calibration)
+    text = _stated(passes, pipeline, context.calibration, registry)
     program = lower(graph, context.geometry, hardware.name, text, batch)
     check(program, where)
     return Compiled(program, hardware, graph, timings, context.notes)
@@ -159,14 +159,16 @@ def _calibration(given: str | Path | Calibration | None) -> Calibration | None:
     return load_calibration(given) if isinstance(given, (str, Path)) else given
 
 
-def _stated(passes: Sequence[Pass], pipeline: str, data: Calibration | None) -> str:
+def _stated(
+    passes: Sequence[Pass], pipeline: str, data: Calibration | None, registry: Registry
+) -> str:
     """The pipeline as the program states it: with the digest of the calibration data, where a
     pass used it."""
     if data is None or not any("data" in _fields(p) for p in passes):
         return pipeline
-    place = ("legalise", "split-tiles", "allocate-tiles")
     named = [replace(p, **{"data": data.digest}) if "data" in _fields(p) else p for p in passes]
-    return spec_of([p for p in named if p.name not in place or _fields(p)])
+    appended = parse_pipeline(PLACE, registry)
+    return spec_of([p for p in named if p not in appended])
 
 
 def _fields(step: Pass) -> set[str]:

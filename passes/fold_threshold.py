@@ -39,13 +39,17 @@ def _plain_end(node: Node) -> bool:
     return is_integer(made) and planes(made) <= 8 and data_input(node) == 0 and rising(node)
 
 
-def _worth(end: Node, source: Value) -> bool:
-    """Whether a compare with each level is the way: bytes have tables, see fold-lut."""
+def _worth(end: Node, chain: _Chain) -> bool:
+    """Whether a compare with each level is the way: bytes have tables, see fold-lut, unless
+    channels differ."""
     if end.op == "cim.sign":
         return True
+    source = chain.source
+    if planes(source.elem) <= 8 and not chain_axes(chain.nodes, source):
+        return False
     channels = (source.tensor.shape or (0, 0))[1:2] or (1,)
     size = channels[0] if isinstance(channels[0], int) else 1
-    return planes(source.elem) > 8 and size << planes(end.output.elem) <= _MOST
+    return size << planes(end.output.elem) <= _MOST
 
 
 def _climb(rw: Rewriter, sign: Node) -> _Chain | None:
@@ -176,7 +180,7 @@ class FoldThreshold(Pass):
     6. `cim.sign(f(d(q)))` with q bip and f keeping the sign ⇒ q
     7. `cim.sign(f(d(cim.sign(x) zero=0)))` with f keeping the sign ⇒ `cim.sign(x) zero=±1`
     8. rules 1 to 5 for `QuantizeLinear` and `cim.quantize` of at most 8 bits in the place of the
-       sign, q wider than 8 bits: one threshold for each level
+       sign, q wider than 8 bits or channels that differ: one threshold for each level
     """
 
     name = "fold-threshold"
@@ -189,7 +193,7 @@ class FoldThreshold(Pass):
         # The last sign first: its chain reaches through earlier ones, which then go.
         for sign in [n for n in reversed(graph.nodes) if n.op in _ENDS]:
             chain = _climb(rw, sign) if _plain_end(sign) else None
-            if chain is None or not _worth(sign, chain.source):
+            if chain is None or not _worth(sign, chain):
                 continue
             if chain.pool is not None:
                 if _move_pool(rw, chain):

@@ -6,7 +6,8 @@ import difflib
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from cimc.driver import Pass, PassContext
+from cimc.driver import Pass, PassContext, Rewriter
+from cimc.driver.stored import held
 from cimc.errors import CompileError
 from cimc.frontend.export import to_onnx
 from cimc.frontend.importer import import_model
@@ -33,6 +34,19 @@ def _named(graph: Graph) -> None:
             name += "_"
         used.add(name)
         node.source = name
+
+
+def _constant_weights(graph: Graph) -> None:
+    """Weights behind layout as plain constants: the quantiser knows no others."""
+    rw = Rewriter(graph)
+    for node in graph.nodes:
+        if node.op.split(".")[-1] not in LAYERS:
+            continue
+        for value in node.inputs[:2]:
+            stored = None if value is None or value.const is not None else held(rw, value)
+            if value is not None and stored is not None:
+                rw.replace(value, rw.const(f"{value.name}.w", stored, value.elem), keep_name=False)
+    graph.remove_dead()
 
 
 def _skipped(graph: Graph, texts: str) -> list[str]:
@@ -115,6 +129,7 @@ class Quantize(Pass):
             why = raise_opset(graph, (_OPSET, 17))
             if why:
                 raise CompileError(why, "pass 'quantize'")
+        _constant_weights(graph)
         _named(graph)
         samples = data.samples(graph, self.samples, _LEAST[self.method])
         before = to_onnx(graph)

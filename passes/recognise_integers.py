@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 
 from cimc.driver import Pass, PassContext, Rewriter
-from cimc.driver.integer_layers import Operands, convolution, few_bits, layer, product
+from cimc.driver.integer_layers import (
+    Operands,
+    convolution,
+    few_bits,
+    layer,
+    product,
+    requantised,
+)
 from cimc.driver.rewrite import scalar
 from cimc.driver.stored import held
 from cimc.driver.tables import table_of
@@ -66,15 +73,9 @@ def _requantised(
     if a.size != 1 or c.size != 1 or (zy is not None and scalar(zy) is None):
         return "its scales or zero points differ between elements"
     scale = np.float32(alpha) * a * b / c if alpha != 1.0 else a * b / c
-    name, rank = node.output.name, len(node.output.tensor.shape or ())
+    rank, y = len(node.output.tensor.shape or ()), node.output
     axis = 1 if node.op == "onnx.QLinearConv" else rank - 1
-    attrs: dict[str, Any] = {"to": node.output.elem} if node.output.elem != "u8" else {}
-    if scalar(zy):
-        attrs["zero"] = int(scalar(zy) or 0)
-    if axis != 1:
-        attrs["axis"] = axis
-    table = rw.const(f"{name}.scale", scale.astype(np.float32), "f32")
-    rw.replace(node.output, rw.op("cim.requant", [acc, table], f"{name}.q", node, attrs))
+    rw.replace(y, requantised(rw, node, acc, scale, int(scalar(zy) or 0), y.elem, axis))
     return ""
 
 
@@ -150,13 +151,23 @@ def _bias(rw: Rewriter, node: Node) -> str:
 # -- between layers --------------------------------------------------------------------
 
 
+_FLOAT_LAYERS = ("onnx.Conv", "onnx.MatMul", "onnx.Gemm", "onnx.ConvTranspose")
+
+
 def _number(value: Value | None) -> int:
     return int(scalar(value) or 0)
 
 
 def _dequantize(rw: Rewriter, node: Node) -> str:
-    """4. DequantizeLinear of one scale ⇒ cim.dequant"""
+    """4. DequantizeLinear of one scale ⇒ cim.dequant; of a constant that no float layer uses
+    (the product would round otherwise) ⇒ a constant"""
     q, scale, zero = node.arg(0), scalar(node.arg(1)), node.operand(2)
+    if q.const is not None and not any(user.op in _FLOAT_LAYERS for user in rw.users(node.output)):
+        stored = held(rw, node.output)
+        if stored is not None and node.output not in rw.graph.outputs:
+            value = rw.const(node.output.name, stored, node.output.elem)
+            rw.replace(node.output, value, keep_name=False)
+        return ""
     fits = is_integer(q.elem) and node.output.elem == "f32" and q.const is None
     if scale is None or not fits or (zero is not None and scalar(zero) is None):
         return ""
@@ -200,11 +211,8 @@ def _global_average(rw: Rewriter, node: Node) -> str:
         attrs["zero"] = _number(zx)
     total = rw.op("cim.sum_pool", [x], f"{name}.sum", node, attrs)
     scale = np.float32(a) / (np.float32(c) * np.float32(prod(dims[2:])))
-    table = rw.const(f"{name}.scale", np.array([scale], np.float32), "f32")
-    to: dict[str, Any] = {"to": node.output.elem} if node.output.elem != "u8" else {}
-    if _number(zy):
-        to["zero"] = _number(zy)
-    rw.replace(node.output, rw.op("cim.requant", [total, table], f"{name}.q", node, to))
+    y, zero = node.output, _number(zy)
+    rw.replace(y, requantised(rw, node, total, np.array([scale]), zero, y.elem, 1))
     return ""
 
 
@@ -329,7 +337,8 @@ class RecogniseIntegers(Pass):
        run time; weights on either side, one matrix or a stack of them
     2. `QLinearConv`, `QLinearMatMul` ⇒ the same, then `cim.requant`
     3. `QGemm` ⇒ `cim.matmul`, then `cim.requant`, or a scale for results in float
-    4. `DequantizeLinear` of one scale ⇒ `cim.dequant`
+    4. `DequantizeLinear` of one scale ⇒ `cim.dequant`; of a constant, but for the weights of a
+       float layer ⇒ a constant
     5. `QLinearAdd` ⇒ `cim.qadd` fused=1
     6. `QLinearGlobalAveragePool` ⇒ `cim.sum_pool`, then `cim.requant`
     7. `QLinearSigmoid`, `QLinearLeakyRelu` ⇒ `cim.lut`, its table made by running them

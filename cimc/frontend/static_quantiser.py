@@ -6,11 +6,12 @@ measures what each layer's quantisation does to its output.
 
 from __future__ import annotations
 
+import io
 import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,11 +36,11 @@ MEASURED = 32  # samples that errors are measured on
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """onnxruntime's quantiser logs and warns about matters of its own."""
+    """onnxruntime's quantiser logs, warns and prints about matters of its own."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
