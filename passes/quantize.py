@@ -138,11 +138,12 @@ class Quantize(Pass):
             skip=_skipped(graph, self.skip), progress=ctx.progress,
         )  # fmt: skip
         errors = layer_errors(before, after, samples)
+        count = f"{len(errors)} layer{'s' * (len(errors) != 1)}"
         found = import_model(after, f"@{graph.name}")
         graph.inputs, graph.outputs = found.inputs, found.outputs
         graph.nodes, graph.consts, graph.opsets = found.nodes, found.consts, found.opsets
         ctx.notes.append(
-            f"quantize: {len(errors)} layers to int8, weights of {self.bits} bits per channel, "
+            f"quantize: {count} to int8, weights of {self.bits} bits per channel, "
             f"ranges by {self.method} of {len(samples)} samples; error of each layer's output, "
             "relative (rms):"
         )

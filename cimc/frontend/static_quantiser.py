@@ -205,15 +205,17 @@ def layer_errors(
     chosen = samples[:MEASURED]
     inputs = [str(_source(found, n)) for n in layers]
     outputs = [n.output[0] for n in layers]
-    floats = _values(before, [*inputs, *outputs], chosen)
+    plain = {n.name: n.output[0] for n in before.graph.node}  # outputs of the model get new names
+    known = [plain.get(n.name, "") for n in layers]
+    floats = _values(before, [*inputs, *known], chosen)
     quantised = _values(after, outputs, chosen)
     errors = []
-    for node, source, out in zip(layers, inputs, outputs):
-        if source not in floats or out not in floats or out not in quantised:
+    for node, source, out, was in zip(layers, inputs, outputs, known):
+        if source not in floats or was not in floats or out not in quantised:
             continue
         alone = _alone(after, source, out, floats[source])
-        added = float("nan") if alone is None else _relative(alone, floats[out])
-        errors.append(LayerError(node.name, added, _relative(quantised[out], floats[out])))
+        added = float("nan") if alone is None else _relative(alone, floats[was])
+        errors.append(LayerError(node.name, added, _relative(quantised[out], floats[was])))
     return errors
 
 
