@@ -21,7 +21,7 @@ from cimc.driver.integer_layers import (
 from cimc.driver.rewrite import scalar
 from cimc.driver.stored import held
 from cimc.driver.tables import table_of
-from cimc.frontend.windows import covered, window_attrs
+from cimc.frontend.windows import covered, slices, window_attrs
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.rules import Misfit
 from cimc.ir.types import TensorType, is_integer, planes
@@ -310,6 +310,20 @@ def _max_pool(rw: Rewriter, node: Node) -> str:
     return ""
 
 
+def _slice(rw: Rewriter, node: Node) -> str:
+    """9. Slice with steps of one, and Split, of them ⇒ cim.slice"""
+    parts = slices(node)
+    if not _small(node.arg(0)) or parts is None:
+        return ""
+    for out, cuts in zip(node.outputs, parts):
+        x = node.arg(0)
+        for axis, start, stop in cuts:
+            attrs: dict[str, Any] = {"start": start, "stop": stop}
+            x = rw.op("cim.slice", [x], f"{out.name}.q", node, attrs | {"axis": axis})
+        rw.replace(out, x, keep_name=bool(cuts))
+    return ""
+
+
 _RULES: dict[str, Callable[[Rewriter, Node], str]] = {
     "onnx.ConvInteger": _plain(convolution),
     "onnx.MatMulInteger": _plain(product),
@@ -324,6 +338,8 @@ _RULES: dict[str, Callable[[Rewriter, Node], str]] = {
     "ms.QLinearConcat": _qlinear_concat,
     "onnx.Concat": _concat,
     "onnx.Add": _bias,
+    "onnx.Slice": _slice,
+    "onnx.Split": _slice,
     **dict.fromkeys(("onnx.Reshape", "onnx.Flatten", "onnx.Squeeze", "onnx.Unsqueeze"), _layout),
     "onnx.Transpose": _transpose,
     "onnx.MaxPool": _max_pool,
@@ -343,8 +359,8 @@ class RecogniseIntegers(Pass):
     6. `QLinearGlobalAveragePool` ⇒ `cim.sum_pool`, then `cim.requant`
     7. `QLinearSigmoid`, `QLinearLeakyRelu` ⇒ `cim.lut`, its table made by running them
     8. `QLinearConcat` ⇒ `cim.lut` where scales differ, and `cim.concat`
-    9. `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze`, `Transpose`, `Concat`, `MaxPool` of integers
-       of at most 8 bits ⇒ the native operation
+    9. `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze`, `Transpose`, `Concat`, `Slice`, `Split`,
+       `MaxPool` of integers of at most 8 bits ⇒ the native operation
     10. `cim.conv(…) + b`, `cim.matmul(…) + b`, b integers of one channel each ⇒ the layer's bias
     A layer that stays says why.
     """

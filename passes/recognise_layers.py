@@ -11,6 +11,7 @@ import numpy as np
 from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.bounds import bounds
 from cimc.driver.levels import encoding, levels
+from cimc.driver.padding import unpadded
 from cimc.driver.rewrite import power_of_two, scalar
 from cimc.driver.robust import signs_agree
 from cimc.driver.stored import held, held_steps
@@ -167,7 +168,7 @@ def _kernel(rw: _Layers, weights: Value, levels: Array, elem: str) -> Value:
 
 def _conv(rw: _Layers, node: Node) -> str:
     """1. Conv(d(x), ±α) + b ⇒ d(cim.conv(x, w)) * α + b"""
-    image, margin = _unpadded(rw, node.arg(0))
+    image, margin = unpadded(rw, node.arg(0))
     x = _operand(rw, image, node)
     if isinstance(x, str):
         return x
@@ -191,23 +192,6 @@ def _conv(rw: _Layers, node: Node) -> str:
     operands = _operands(rw, x, kernel, node.output.name)
     acc = rw.op("cim.conv", operands, f"{node.output.name}.acc", node, attrs, node.output.tensor)
     return _emit(rw, node, acc, x.scale, w.alpha, bias)
-
-
-def _unpadded(rw: _Layers, x: Value) -> tuple[Value, tuple[int, ...]]:
-    """6. The image below a Pad that puts zeros around it, and those pads; else x and none."""
-    pad = rw.producer(x, "onnx.Pad")
-    if pad is None or pad.attrs.get("mode", "constant") != "constant":
-        return x, ()
-    fill, axes = (pad.inputs[k] if len(pad.inputs) > k else None for k in (2, 3))
-    sizes = pad.arg(1).const if len(pad.inputs) > 1 else np.asarray(pad.ints_attr("pads"))
-    zeros = pad.float_attr("value", 0.0) == 0.0 and (fill is None or scalar(fill) == 0.0)
-    if sizes is None or axes is not None or not zeros:
-        return x, ()
-    pads: list[int] = sizes.astype(np.int64).tolist()
-    rank = len(pads) // 2
-    if min(pads, default=0) < 0 or any((*pads[:2], *pads[rank : rank + 2])):
-        return x, ()
-    return pad.arg(0), (*pads[2:rank], *pads[rank + 2 :])
 
 
 def _matmul(rw: _Layers, node: Node) -> str:

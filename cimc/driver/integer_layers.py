@@ -13,9 +13,9 @@ import numpy as np
 
 from cimc.driver.rewrite import Rewriter, scalar
 from cimc.driver.stored import held
-from cimc.frontend.windows import window_attrs
+from cimc.frontend.windows import gather_attrs, window_attrs
 from cimc.ir.graph import Node, Value
-from cimc.ir.types import container, is_integer, narrowest, planes
+from cimc.ir.types import container, int_range, is_integer, narrowest, planes
 
 _BYTE = 8  # bit planes that a tile takes as input
 
@@ -35,7 +35,7 @@ class Weights:
 def few_bits(w: Any, zero: Value | None, axis: int) -> Weights | str:
     """The weights in the fewest bit planes: less their zero point where that needs no more."""
     levels = w.astype(np.int64)
-    raw = narrowest(int(levels.min(initial=0)), int(levels.max(initial=0)))
+    raw = _narrowest(levels)
     if zero is None:
         return Weights(levels.astype(container(raw)), raw, None)
     if zero.const is None:
@@ -46,10 +46,17 @@ def few_bits(w: Any, zero: Value | None, axis: int) -> Weights | str:
     along = [1] * w.ndim
     along[axis] = -1
     less = levels - flat.reshape(along)
-    shifted = narrowest(int(less.min(initial=0)), int(less.max(initial=0)))
+    shifted = _narrowest(less)
     if planes(shifted) <= planes(raw):
         return Weights(less.astype(container(shifted)), shifted, None)
     return Weights(levels.astype(container(raw)), raw, flat)
+
+
+def _narrowest(levels: Any) -> str:
+    """The element type of fewest planes that holds these integers."""
+    if levels.size and bool((np.abs(levels) == 1).all()):
+        return "bip"
+    return narrowest(int(levels.min(initial=0)), int(levels.max(initial=0)))
 
 
 def _zero_of(rw: Rewriter, zero: Value | None, node: Node, name: str) -> Value | str | None:
@@ -94,7 +101,7 @@ def layer(
     attrs: dict[str, Any],
 ) -> Value | str:
     """cim.conv or cim.matmul of x with all zero points and the bias."""
-    name = node.output.name
+    name, x = node.output.name, _narrow(rw, x)
     if not is_integer(x.elem) or planes(x.elem) > _BYTE:
         return f"its input is {x.elem}"
     zx = _zero_of(rw, given.zx, node, name)
@@ -117,7 +124,19 @@ def layer(
     return rw.op(op, inputs, f"{name}.acc", node, attrs)
 
 
-def convolution(rw: Rewriter, node: Node, given: Operands) -> Value | str:
+def _narrow(rw: Rewriter, x: Value) -> Value:
+    """x before a Cast from an integer type of fewer bits: the same values in fewer planes."""
+    node = rw.producer(x, "onnx.Cast")
+    if node is None or not is_integer(node.arg(0).elem) or not is_integer(x.elem):
+        return x
+    (low, high), (least, most) = int_range(node.arg(0).elem), int_range(x.elem)
+    return node.arg(0) if least <= low and high <= most else x
+
+
+def convolution(
+    rw: Rewriter, node: Node, given: Operands, margin: tuple[int, ...] = ()
+) -> Value | str:
+    """The sums of a Conv, ConvInteger or QLinearConv; margin: more padding around x."""
     stored = held(rw, given.w)
     if stored is None:
         return "its weights are not constant"
@@ -129,9 +148,56 @@ def convolution(rw: Rewriter, node: Node, given: Operands) -> Value | str:
     attrs = window_attrs(node, stored.shape[2:])
     if attrs is None:
         return "its padding depends on a size that is not known"
+    if any(margin):
+        attrs["pads"] = tuple(np.add(margin, attrs.get("pads", 0)).tolist())
     if node.attrs.get("group", 1) != 1:
         attrs["group"] = node.attrs["group"]
     return layer(rw, node, "cim.conv", given.x, w, given, attrs)
+
+
+def transposed(rw: Rewriter, node: Node, given: Operands) -> Value | str:
+    """The sums of a ConvTranspose, as a convolution of x with gaps, the kernels mirrored."""
+    stored: Any = held(rw, given.w)
+    if stored is None:
+        return "its weights are not constant"
+    found = gather_attrs(node, stored.shape[2:])
+    if found is None:
+        return "its padding depends on a size that is not known"
+    attrs, cut = found
+    if any(cut):
+        return "its padding cuts rows of its result off"
+    group = node.int_attr("group", 1)
+    if group != 1:
+        attrs["group"] = group
+    # [group * in, out, taps] -> [group * out, in, taps in reverse]
+    parts = stored.reshape(group, -1, *stored.shape[1:]).swapaxes(1, 2)
+    mirrored = np.flip(parts.reshape(-1, *parts.shape[2:]), tuple(range(2, stored.ndim)))
+    zero = _repeated(rw, given.zw, group)
+    w = few_bits(np.ascontiguousarray(mirrored), zero, 0)
+    if isinstance(w, str):
+        return w
+    return layer(rw, node, "cim.conv", given.x, w, given, attrs)
+
+
+def _repeated(rw: Rewriter, zero: Value | None, count: int) -> Value | None:
+    """Zero points of channels, once for each group."""
+    if zero is None or zero.const is None or zero.const.size == 1 or count == 1:
+        return zero
+    return rw.const(f"{zero.name}.groups", np.tile(zero.const.reshape(-1), count), zero.elem)
+
+
+def requantised(
+    rw: Rewriter, node: Node, acc: Value, scale: Any, zero: int, to: str, axis: int
+) -> Value:
+    """cim.requant of sums. scale: float32 [1], or one for each channel along `axis`."""
+    attrs: dict[str, Any] = {"to": to} if to != "u8" else {}
+    if zero:
+        attrs["zero"] = zero
+    if axis != 1 and scale.size > 1:
+        attrs["axis"] = axis
+    name = node.output.name
+    table = rw.const(f"{name}.scale", np.ascontiguousarray(scale, np.float32), "f32")
+    return rw.op("cim.requant", [acc, table], f"{name}.q", node, attrs)
 
 
 def product(rw: Rewriter, node: Node, given: Operands) -> Value | str:
@@ -185,10 +251,11 @@ def _stack(rw: Rewriter, node: Node, given: Operands, stored: Any) -> Value | st
         return f"its weights have the shape {list(stored.shape)}, which its input does not share"
     count, rows, terms, name = prod(stack), dims[-2], dims[-1], node.output.name
     batch = prod(dims[: -2 - len(stack)])
-    if given.zw is not None and given.zw.tensor.static not in ((), (1,)):
-        return "its weights have a zero point for each column of each matrix"
+    zero = given.zw
+    if zero is not None and zero.const is not None and zero.const.ndim < 2:
+        zero = _repeated(rw, zero, count)  # one for each column of every matrix
     kernels = stored.reshape(count, terms, -1).swapaxes(1, 2).reshape(-1, terms, 1)
-    w = few_bits(kernels, given.zw, 0)
+    w = few_bits(kernels, zero, 0)
     if isinstance(w, str):
         return w
     x = rw.op("cim.reshape", [given.x], f"{name}.x", node, {"shape": (batch * count, rows, terms)})

@@ -13,10 +13,19 @@ import numpy as np
 
 from cimc.driver.rewrite import Rewriter, scalar
 from cimc.driver.stored import held
+from cimc.frontend.quantisers import DEQUANTIZE, QUANTIZE, scale_of
 from cimc.ir.graph import Node, Value
 from cimc.ir.types import TensorType, container, int_range, is_integer, planes
 
 _FLOAT32 = 1  # TensorProto.FLOAT, the `to` of a Cast
+_CODES = {"u8": 2, "i8": 3}  # of a Cast to bytes
+_BYTES = ("u8", "i8")
+_LAYOUT = (
+    "onnx.Reshape", "onnx.Flatten", "onnx.Squeeze", "onnx.Unsqueeze", "onnx.Transpose",
+    "onnx.MaxPool",
+)  # fmt: skip
+_POOLS_BYTES = 12  # the first operator set whose MaxPool takes them
+_SAME = 2.0**-20  # steps that differ by less, relatively, are one step written in two ways
 
 
 # -- parts of a group ------------------------------------------------------------------
@@ -24,40 +33,98 @@ _FLOAT32 = 1  # TensorProto.FLOAT, the `to` of a Cast
 
 @dataclass(frozen=True)
 class Quantised:
-    """A value as integers q with scale and zero point, all as values of the graph; steps holds
-    the scales, flat."""
+    """A value as integers q, and their zero point, as values of the graph; steps holds the
+    scales, flat, `axis` says along which they lie."""
 
     q: Value
-    scale: Value
     zero: Value | None
     steps: Any
-    axis: int
+    axis: int | None
+
+    @property
+    def number(self) -> int:
+        """The zero point of a tensor that has one."""
+        return int(scalar(self.zero) or 0)
 
 
-def dequantised(rw: Rewriter, value: Value | None) -> Quantised | None:
-    """What a DequantizeLinear reads, if its scales and zero points are constants."""
-    node = rw.producer(value, "onnx.DequantizeLinear")
-    if node is None or node.attrs.get("block_size", 0) or node.output.elem != "f32":
-        return None
-    q, scale = node.arg(0), node.arg(1)
-    zero = node.operand(2)
-    if scale.const is None or (zero is not None and zero.const is None):
-        return None
-    if not is_integer(q.elem) or scale.const.ndim > 1:
-        return None
-    return Quantised(q, scale, zero, scale.const.reshape(-1), node.int_attr("axis", 1))
+def dequantised(rw: Rewriter, value: Value | None) -> Quantised | str:
+    """What a DequantizeLinear reads, with layout and MaxPool behind it moved before it; else why
+    it is not known."""
+    behind: list[Node] = []
+    node = rw.producer(value)
+    while node is not None and node.op in _LAYOUT and _moves(rw, node):
+        behind.append(node)
+        node = rw.producer(node.arg(0))
+    if node is None or node.op not in DEQUANTIZE or node.output.elem != "f32":
+        return "float"
+    found = scale_of(node)
+    if isinstance(found, str):
+        return found
+    q, axis = node.arg(0), found.axis
+    if not is_integer(q.elem):
+        return q.elem
+    if behind and (q.const is None and q.elem not in _BYTES):
+        return f"of {q.elem} behind {behind[0].op}"
+    for step in reversed(behind):
+        if axis is not None and step.op != "onnx.Transpose":
+            return f"quantised by channel behind {step.op}"
+        if axis is not None:
+            order = tuple(reversed(range(len(step.arg(0).tensor.shape or ()))))
+            axis = (step.ints_attr("perm") or order).index(axis)
+        q = _moved(rw, step, q)
+    return Quantised(q, node.operand(2), found.scale, axis)
 
 
-def single(part: Quantised | None) -> bool:
-    return part is not None and part.steps.size == 1 and planes(part.q.elem) <= 8
+def _moves(rw: Rewriter, node: Node) -> bool:
+    """Whether an operation does to integers what it does to the floats they stand for."""
+    constant = all(v is None or v.const is not None for v in node.inputs[1:])
+    pools = node.op == "onnx.MaxPool"
+    old = pools and rw.graph.opsets.get("onnx", 13) < _POOLS_BYTES
+    return constant and len(node.outputs) == 1 and not old
+
+
+def _moved(rw: Rewriter, step: Node, q: Value) -> Value:
+    """The operation on integers, made once."""
+    for node in rw.users(q):
+        same = node.op == step.op and node.attrs == step.attrs and node.source == step.source
+        if (
+            same
+            and node.inputs[1:] == step.inputs[1:]
+            and node.output.name.startswith(f"{step.output.name}.q")
+        ):
+            return node.output
+    type_ = step.output.tensor.with_elem(q.elem)
+    inputs = [q, *step.inputs[1:]]
+    return rw.op(step.op, inputs, f"{step.output.name}.q", step, dict(step.attrs), type_)
+
+
+def single(part: Quantised) -> bool:
+    """One scale, and at most 8 bits."""
+    return part.axis is None and planes(part.q.elem) <= 8
+
+
+def per_channel(part: Quantised, axis: int) -> bool:
+    """One scale, or one for each channel along `axis`."""
+    return part.axis in (None, axis)
 
 
 @dataclass(frozen=True)
 class End:
-    """The QuantizeLinear behind a layer, and Relu or Clip before it."""
+    """The QuantizeLinear behind a layer; Relu, Clip, MaxPool and layout before it."""
 
     quantise: Node
     between: tuple[Node, ...]
+
+    @property
+    def scale(self) -> Any:
+        """float32, without axes."""
+        held = self.quantise.arg(1).const
+        assert held is not None
+        return held.reshape(-1)[0]
+
+    @property
+    def zero(self) -> int:
+        return int(scalar(self.quantise.operand(2)) or 0)
 
 
 def quantised_end(rw: Rewriter, value: Value) -> End | None:
@@ -68,19 +135,34 @@ def quantised_end(rw: Rewriter, value: Value) -> End | None:
         if len(users) != 1 or value in rw.graph.outputs:
             return None
         (node,) = users
-        if node.op == "onnx.QuantizeLinear" and node.inputs[0] is value:
-            known = all(v is None or v.const is not None for v in node.inputs[1:])
-            one = scalar(node.arg(1)) is not None and node.arg(1).elem == "f32"
-            small = is_integer(node.output.elem) and planes(node.output.elem) <= 8
-            plain = known and one and small and not node.attrs.get("block_size", 0)
-            zero = node.operand(2)
-            plain = plain and (zero is None or scalar(zero) is not None)
-            return End(node, tuple(between)) if plain else None
+        if node.inputs[0] is not value:
+            return None
+        if node.op in QUANTIZE:
+            return End(node, tuple(between)) if _plain(node) else None
         constant = all(v is None or v.const is not None for v in node.inputs[1:])
-        if node.op not in ("onnx.Relu", "onnx.Clip") or not constant:
+        cuts = node.op in ("onnx.Relu", "onnx.Clip") and constant
+        if not cuts and not (node.op in _LAYOUT and _moves(rw, node)):
             return None
         between.append(node)
         value = node.output
+
+
+def _plain(node: Node) -> bool:
+    """Whether a quantiser has one scale and makes integers of at most 8 bits."""
+    found = scale_of(node)
+    one = not isinstance(found, str) and found.axis is None
+    return one and is_integer(node.output.elem) and planes(node.output.elem) <= 8
+
+
+def integer_bias(rw: Rewriter, value: Value | None, steps: Any) -> Value | None:
+    """The integers of a bias in the steps of the sums; None if it is none of that kind."""
+    part = dequantised(rw, value) if value is not None else "none"
+    if isinstance(part, str) or part.q.elem != "i32" or part.q.const is None:
+        return None
+    if part.steps.size not in (1, steps.size):
+        return None
+    apart = np.abs(part.steps.astype(np.float64) - steps)
+    return part.q if bool(np.all(apart <= _SAME * steps)) else None
 
 
 # -- emitting --------------------------------------------------------------------------
@@ -101,72 +183,62 @@ class Group:
            attrs: dict[str, Any] | None = None) -> Value:  # fmt: skip
         return self.rw.op(op, inputs, f"{self.name}.{suffix}", self.node, attrs, type_)
 
-    def zero(self, part: Quantised) -> Value:
-        """The zero point of a part, which may be left out."""
-        if part.zero is not None:
-            return part.zero
-        return self.const(f"{part.q.name}.zero", np.zeros(part.scale.const.shape), part.q.elem)  # type: ignore[union-attr]
+    def scale(self, part: Quantised) -> Value:
+        """The scale of a part: without axes, or one for each channel."""
+        numbers = part.steps.reshape(() if part.axis is None else -1)
+        return self.const(f"{part.q.name}.scale", numbers, "f32")
 
-    def weights(self, part: Quantised, like: str) -> tuple[Value, Value] | None:
+    def weights(self, part: Quantised, like: str, left: bool = False) -> tuple[Value, Value]:
         """Constant weights and their zero point in 8 bits, for an input of type `like`: its
-        kernels take i8 for i8, u8 or i8 for u8. None if they are not constant."""
+        kernels take i8 for i8, u8 or i8 for u8; on the left side, only the type of the input."""
         levels: Any = held(self.rw, part.q)
-        if levels is None:
-            return None
-        zero: Any = np.zeros(part.scale.const.shape) if part.zero is None else part.zero.const  # type: ignore[union-attr]
-        elem = f"{part.q.elem[0]}8"
-        if elem == "u8" and like[0] == "i":  # the same values, 128 lower
-            levels, zero, elem = levels.astype(np.int16) - 128, zero.astype(np.int16) - 128, "i8"
-        elif part.q.const is not None and part.q.elem == elem and part.zero is not None:
-            return part.q, part.zero
-        name = part.q.name
-        found = self.rw.const(f"{name}.{elem}", levels.astype(container(elem)), elem)
-        return found, self.rw.const(f"{name}.zero", zero.astype(container(elem)), elem)
+        points = np.zeros(part.steps.shape) if part.zero is None else part.zero.const
+        zero: Any = np.asarray(points).reshape(() if part.axis is None else -1)
+        elem, name = f"{part.q.elem[0]}8", part.q.name
+        wanted = f"{like[0]}8" if left or like[0] == "i" else elem
+        if wanted != elem:  # the same values, 128 higher or lower
+            shift = 128 if wanted == "u8" else -128
+            levels, zero = levels.astype(np.int16) + shift, zero.astype(np.int16) + shift
+        elif part.q.const is not None and part.q.elem == elem:
+            return part.q, self.rw.const(f"{name}.zero", zero.astype(container(elem)), elem)
+        found = self.rw.const(f"{name}.{wanted}", levels.astype(container(wanted)), wanted)
+        return found, self.rw.const(f"{name}.zero", zero.astype(container(wanted)), wanted)
 
-    def wide(self, part: Quantised) -> Value:
-        """Data of fewer than 8 bits as bytes, which the integer kernels take."""
+    def data(self, part: Quantised) -> tuple[Value, Value]:
+        """The input of a layer as bytes, which integer kernels take, and its zero point."""
         q, elem = part.q, f"{part.q.elem[0]}8"
-        if q.elem == elem:
-            return q
-        code = {"u8": 2, "i8": 3}[elem]
-        return self.op("onnx.Cast", [q], "wide", q.tensor.with_elem(elem), {"to": code})
-
-    def wide_zero(self, part: Quantised) -> Value:
-        zero, elem = self.zero(part), f"{part.q.elem[0]}8"
-        if zero.elem == elem:
-            return zero
-        return self.const(f"{part.q.name}.zero", zero.const, elem)
+        zero = self.const(f"{q.name}.zero", part.number, elem)
+        if q.elem != elem:
+            type_ = q.tensor.with_elem(elem)
+            q = self.op("onnx.Cast", [q], "bytes", type_, {"to": _CODES[elem]})
+        return q, zero
 
     def requantised(self, end: End, elem: str, make: Callable[[Value, Value], Value]) -> None:
         """The layer's integers in Q's scale, in the place of Q: `make(scale, zero)` gives them in
         type `elem`; what lies between layer and Q, and another type of Q, follow literally."""
-        quantise = end.quantise
-        target = quantise.output.elem
-        number = scalar(quantise.inputs[2]) if len(quantise.inputs) > 2 else 0.0
-        low, _ = int_range(elem)
-        least, _ = int_range(target)
+        rw, quantise, target = self.rw, end.quantise, end.quantise.output.elem
+        low, least = int_range(elem)[0], int_range(target)[0]
         shift = 128 if least < 0 and low == 0 else -128 if least == 0 and low < 0 else 0
-        zero = self.const("q.zero", int(number or 0) + shift, elem)
-        made = make(quantise.arg(1), zero)
+        zero = self.const("y.zero", end.zero + shift, elem)
+        scale = self.const("y.scale", end.scale, "f32")
+        made = make(scale, zero)
         if target == elem and not end.between:
-            self.rw.replace(quantise.output, made)
+            rw.replace(quantise.output, made)
             return
-        shape = quantise.output.tensor
-        scale = quantise.arg(1)
-        x = self.rw.op("onnx.DequantizeLinear", [made, scale, zero], f"{self.name}.f", quantise,
-                       {}, shape.with_elem("f32"))  # fmt: skip
+        float_ = made.tensor.with_elem("f32")
+        x = rw.op("onnx.DequantizeLinear", [made, scale, zero], f"{self.name}.f", quantise, {},
+                  float_)  # fmt: skip
         for step in end.between:
-            x = self.rw.op(step.op, [x, *step.inputs[1:]], f"{step.output.name}.f", quantise,
-                           dict(step.attrs), shape.with_elem("f32"))  # fmt: skip
-        name = f"{quantise.output.name}.again"
-        again = self.rw.op(
-            "onnx.QuantizeLinear", [x, *quantise.inputs[1:]], name, quantise,
-            dict(quantise.attrs), shape,
-        )  # fmt: skip
-        self.rw.replace(quantise.output, again)
+            x = rw.op(step.op, [x, *step.inputs[1:]], f"{step.output.name}.f", quantise,
+                      dict(step.attrs), step.output.tensor)  # fmt: skip
+        name, type_ = f"{quantise.output.name}.again", quantise.output.tensor
+        inputs = [x, *quantise.inputs[1:]]
+        rw.replace(
+            quantise.output, rw.op(quantise.op, inputs, name, quantise, dict(quantise.attrs), type_)
+        )
 
-    def in_float(self, acc: Value, steps: Any, bias: Value | None, along: int) -> None:
-        """Integer sums times their step, plus a float bias, in the place of the layer."""
+    def in_float(self, acc: Value, steps: Any, bias: Value | None, along: int, last: Value) -> None:
+        """Integer sums times their step, plus a float bias, in the place of `last`."""
         shape = self.node.output.tensor
         x = self.op("onnx.Cast", [acc], "float", shape, {"to": _FLOAT32})
         rank = len(shape.shape or ())
@@ -177,53 +249,12 @@ class Group:
         x = self.op("onnx.Mul", [x, factor], "scaled", shape)
         if bias is not None:
             x = self.op("onnx.Add", [x, bias], "biased", shape)
-        self.rw.replace(self.node.output, x)
+        self.rw.replace(last, x)
 
-
-def integer_bias(rw: Rewriter, value: Value | None, steps: Any) -> Value | None:
-    """The integers of a bias in the steps of the sums; None if it is none of that kind."""
-    part = dequantised(rw, value)
-    if part is None or part.q.elem != "i32" or part.q.const is None:
-        return None
-    if part.zero is not None and np.any(part.zero.const != 0):
-        return None
-    same = part.steps.size in (1, steps.size) and np.array_equal(
-        np.broadcast_to(part.steps, steps.shape), steps
-    )
-    return part.q if same else None
-
-
-def per_channel(part: Quantised, axis: int) -> bool:
-    """One scale, or one for each channel along `axis`."""
-    rank = len(part.q.tensor.shape or ())
-    return part.steps.size == 1 or (part.axis % max(1, rank)) == axis
-
-
-def as_scalar(group: Group, zero: Value) -> Value:
-    """A zero point as a scalar."""
-    if zero.tensor.static == ():
-        return zero
-    return group.const("x.zero", zero.const.reshape(()), zero.elem)  # type: ignore[union-attr]
-
-
-def one_zero(group: Group, stored: tuple[Value, Value], w: Quantised) -> tuple[Value, Value] | None:
-    """Weights with a single zero point: ConvInteger takes no other."""
-    kernel, zero = stored
-    number = scalar(zero)
-    if number is not None:
-        return kernel, group.const("w.zero", int(number), kernel.elem)
-    less: Any = kernel.const.astype(np.int32) - zero.const.astype(np.int32).reshape(  # type: ignore[union-attr]
-        -1,
-        *(1,) * (kernel.const.ndim - 1),  # type: ignore[union-attr]
-    )
-    if less.min(initial=0) < -128 or less.max(initial=0) > 127:
-        return None
-    return group.const("w.int8", less, "i8"), group.const("w.zero", 0, "i8")
-
-
-def reshaped(group: Group, value: Value, shape: tuple[int, ...]) -> Value:
-    if value.const is not None:
-        return group.const("bias", value.const.reshape(shape), "f32")
-    sizes = group.const("bias.shape", list(shape), "i64")
-    dims = tuple(d if d > 0 else "?" for d in shape)
-    return group.op("onnx.Reshape", [value, sizes], "bias", TensorType("f32", dims))
+    def bias(self, value: Value, shape: tuple[int, ...]) -> Value:
+        """A float bias in another shape."""
+        if value.const is not None:
+            return self.const("bias", value.const.reshape(shape), "f32")
+        sizes = self.const("bias.shape", list(shape), "i64")
+        dims = tuple(d if d > 0 else "?" for d in shape)
+        return self.op("onnx.Reshape", [value, sizes], "bias", TensorType("f32", dims))

@@ -66,13 +66,19 @@ def _names(graph: Graph) -> dict[Value, str]:
     for value, name in zip(graph.inputs, graph.input_names):
         names[value] = name
     for value, name in zip(graph.outputs, graph.output_names):
-        names.setdefault(value, name)
+        if not _packs(value):  # what goes out under the name is made of it
+            names.setdefault(value, name)
     reserved = set(graph.input_names) | set(graph.output_names)
     authority = Names(reserved | {v.name for v in graph.all_values()})
     for value in graph.all_values():
         if value not in names and value.name in reserved:
             names[value] = authority.fresh(value.name)
     return names
+
+
+def _packs(value: Value) -> bool:
+    """Whether ONNX has a type of less than a byte for a value."""
+    return bool(value.elem) and carrier(value.elem) != code_of(value.elem)
 
 
 def _all_nodes(graph: Graph) -> list[Node]:
@@ -154,7 +160,7 @@ def _emit(graph: Graph, e: Emitter, names: dict[Value, str]) -> None:
         elif node.op in expand_qonnx.EXPAND:
             expand_qonnx.EXPAND[node.op](e, node, ins, outs[0])
         else:
-            small = [v for v in node.outputs if v.elem and carrier(v.elem) != code_of(v.elem)]
+            small = [v for v in node.outputs if _packs(v)]
             e.packed.update(names.get(v, v.name) for v in small)
             e.nodes.append(_node(node, ins, outs, e, names))
 

@@ -18,7 +18,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TypeProto, n
 
 from cimc.errors import CompileError, raise_all
 from cimc.frontend.domains import PREFIX
-from cimc.frontend.elements import elem_of, unpack
+from cimc.frontend.elements import carrier, code_of, elem_of, unpack
 from cimc.frontend.export import to_onnx
 from cimc.frontend.load import load_model
 from cimc.frontend.quantisers import check_quantisers
@@ -306,12 +306,19 @@ def _narrow(value: Value, found: Type) -> None:
     """Take the finer of two types."""
     old = value.type
     if not isinstance(old, TensorType) or not isinstance(found, TensorType) or old.shape is None:
-        value.type = old if isinstance(found, AnyType) else found
+        value.type = old if isinstance(found, AnyType) else _unpacked(old, found)
         return
     if found.shape is None or len(found.shape) != len(old.shape):
         return
     dims = tuple(a if isinstance(a, int) or b == "?" else b for a, b in zip(old.shape, found.shape))
     value.type = TensorType(old.elem, dims)
+
+
+def _unpacked(old: Type, found: Type) -> Type:
+    """The type found; an output of 4 bits goes out in bytes, and is one of 4 bits all the same."""
+    if not isinstance(old, TensorType) or not isinstance(found, TensorType):
+        return found
+    return found.with_elem(old.elem) if carrier(old.elem) == code_of(found.elem) else found
 
 
 def _ask_runtime(model: ModelProto, unknown: Sequence[Value], where: str) -> dict[str, Type]:

@@ -42,11 +42,11 @@ def scale_of(node: Node) -> Scale | str:
     numbers."""
     scale, zero = node.arg(1), node.inputs[2] if len(node.inputs) > 2 else None
     if scale.const is None or (zero is not None and zero.const is None):
-        return "its scale is known at run time only"
+        return "a scale known at run time only"
     if node.attrs.get("block_size", 0):
-        return "it is quantised in blocks"
+        return "quantised in blocks"
     if scale.elem != "f32":
-        return f"its scale is {scale.elem}"
+        return f"a scale in {scale.elem}"
     held = None if zero is None else zero.const
     numbers = scale.const.reshape(-1)
     points = np.zeros(1, np.int64) if held is None else held.astype(np.int64).reshape(-1)
@@ -55,7 +55,7 @@ def scale_of(node: Node) -> Scale | str:
     if numbers.size == 1:
         return Scale(numbers, points[:1])
     if not -rank <= axis < rank:
-        return "the rank of its data is unknown"
+        return "of unknown rank"
     return Scale(numbers, points, axis % rank)
 
 

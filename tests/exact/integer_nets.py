@@ -24,9 +24,10 @@ from cimc.ir.printer import print_graph
 MS = "com.microsoft"
 CODES = {
     "u8": TensorProto.UINT8, "i8": TensorProto.INT8, "i32": TensorProto.INT32,
-    "f32": TensorProto.FLOAT, "u4": TensorProto.UINT4, "i4": TensorProto.INT4,
+    "f32": TensorProto.FLOAT, "i64": TensorProto.INT64,
+    "u4": TensorProto.UINT4, "i4": TensorProto.INT4,
 }  # fmt: skip
-DTYPES = {"u8": np.uint8, "i8": np.int8, "i32": np.int32, "f32": np.float32}
+DTYPES = {"u8": np.uint8, "i8": np.int8, "i32": np.int32, "i64": np.int64, "f32": np.float32}
 
 
 def ends(elem):
