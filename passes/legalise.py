@@ -18,7 +18,7 @@ LAYERS = ("cim.conv", "cim.matmul")
 # Integer work that the program does between layers, if it touches one.
 _BETWEEN = (
     "cim.threshold", "cim.max_pool", "cim.add", "cim.relu", "cim.reshape", "cim.transpose",
-    "cim.requant", "cim.lut", "cim.sum_pool", "cim.qadd", "cim.concat",
+    "cim.requant", "cim.lut", "cim.sum_pool", "cim.qadd", "cim.concat", "cim.slice",
 )  # fmt: skip
 _VIEWS = ("cim.reshape", "cim.transpose")
 

@@ -14,7 +14,7 @@ from cimc.driver.bounds import bounds
 from cimc.driver.elementwise import data_input
 from cimc.driver.rewrite import power_of_two, scalar
 from cimc.frontend.evaluate import Evaluator, outline
-from cimc.frontend.windows import covered, window_attrs
+from cimc.frontend.windows import covered, slices, window_attrs
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.types import TensorType, is_float, is_integer
 
@@ -187,6 +187,37 @@ def _match(levels: Any, after: Any) -> tuple[str, float, int] | None:
     return None
 
 
+def _slice(rw: Rewriter, node: Node) -> None:
+    """10. Slice(d(q)), Split(d(q)) ⇒ d(cim.slice(q))"""
+    made, parts = rw.producer(node.inputs[0], "cim.dequant"), slices(node)
+    if made is None or parts is None:
+        return
+    scale, zero = made.float_attr("scale", 1.0), made.int_attr("zero", 0)
+    for out, cuts in zip(node.outputs, parts):
+        q = made.arg(0)
+        for axis, start, stop in cuts:
+            attrs = {"start": start, "stop": stop, "axis": axis}
+            q = rw.op("cim.slice", [q], f"{out.name}.q", node, attrs)
+        rw.encode(out, q, scale, node, zero)
+
+
+def _concat(rw: Rewriter, node: Node) -> None:
+    """11. Concat(d(a), d(b)) of one type, scale and zero point ⇒ d(cim.concat(a, b))"""
+    parts = [rw.producer(v, "cim.dequant") for v in node.inputs]
+    rank = len(node.output.tensor.shape or ())
+    known = [p for p in parts if p is not None]
+    if not rank or len(known) < len(parts) or len(known) < 2:
+        return
+    first = known[0]
+    if any(p.attrs != first.attrs or p.arg(0).elem != first.arg(0).elem for p in known):
+        return
+    axis = node.int_attr("axis", 1) % rank
+    q = first.arg(0)
+    for part in known[1:]:
+        q = rw.op("cim.concat", [q, part.arg(0)], f"{node.output.name}.q", node, {"axis": axis})
+    _encode(rw, node, q, first)
+
+
 _UP = (*_LAYOUT, "onnx.Transpose", "onnx.MaxPool")
 _QUANTISERS = ("onnx.QuantizeLinear", "cim.quantize")
 
@@ -225,6 +256,9 @@ _RULES: dict[str, Callable[[Rewriter, Node], None]] = {
     **dict.fromkeys(_LAYOUT, _layout),
     "onnx.Transpose": _transpose,
     "onnx.MaxPool": _max_pool,
+    "onnx.Slice": _slice,
+    "onnx.Split": _slice,
+    "onnx.Concat": _concat,
     "onnx.Resize": _resize,
     "onnx.Upsample": _resize,
     **dict.fromkeys(_QUANTISERS, _quantise_first),
@@ -245,6 +279,8 @@ class SinkDequant(Pass):
     8. `Resize(d(q))` of mode nearest, q of 8 bits ⇒ `d(Resize(q))`
     9. `Q(Reshape(x))`, Transpose, MaxPool, …, Q a quantiser of one scale, x float ⇒ the same on
        `Q(x)`
+    10. `Slice(d(q))` with steps of one, `Split(d(q))` ⇒ `d(cim.slice(q))`
+    11. `Concat(d(a), d(b))` of one type, scale and zero point ⇒ `d(cim.concat(a, b))`
     """
 
     name = "sink-dequant"

@@ -104,6 +104,8 @@ class _Lowering:
             self._layer(node)
         elif node.op == "cim.concat":
             self._concat(node)
+        elif node.op == "cim.slice":
+            self._slice(node)
         elif node.op in _ELEMENTWISE and node not in self.fused:
             self._between(node)
 
@@ -301,6 +303,19 @@ class _Lowering:
             opts = _given(node, "zero")
         count = prod(dims[:axis]) * prod(dims[axis + 1 :])
         step = Instr(_ELEMENTWISE[node.op], tuple(args), opts)
+        self.infer.append(Layer(label, layers.at_positions(count, [step])))
+
+    def _slice(self, node: Node) -> None:
+        """A copy of some of the channels along an axis."""
+        axis, dims = node.int_attr("axis", 1), node.output.tensor.static
+        assert dims is not None
+        start, place = node.int_attr("start", 0), layers.POSITION
+        part = Range.of(start, dims[axis])
+        into = Ref(self.buffers.along(node.output, axis), place)
+        source = Ref(self.buffers.along(node.arg(0), axis), place, part)
+        count = prod(dims[:axis]) * prod(dims[axis + 1 :])
+        step = Instr("pp.mov", (into, source))
+        label = self.label(layer_name(node))
         self.infer.append(Layer(label, layers.at_positions(count, [step])))
 
     def _concat(self, node: Node) -> None:

@@ -15,7 +15,7 @@ from cimc.ir.types import int_range
 
 _CARRIES = (
     "cim.add", "cim.relu", "cim.reshape", "cim.transpose", "cim.max_pool", "cim.concat",
-    "cim.sum_pool",
+    "cim.sum_pool", "cim.slice",
 )  # fmt: skip
 
 

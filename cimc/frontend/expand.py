@@ -114,6 +114,17 @@ def _concat(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: 
     e.node("Concat", *ins, out=out, axis=attrs["axis"])
 
 
+def _slice(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
+    start, stop, axis = [attrs["start"]], [attrs["stop"]], [attrs["axis"]]
+    if e.opset < 10:
+        x = e.cast(ins[0], F32)  # small integers, exact; old kernels know floats only
+        e.cast(e.node("Slice", x, starts=start, ends=stop, axes=axis),
+               carrier(node.output.elem), out)  # fmt: skip
+        return
+    parts = [e.const(part, np.int64) for part in (start, stop, axis)]
+    e.node("Slice", ins[0], *parts, out=out)
+
+
 _EXPAND: dict[str, Callable[[Emitter, Node, dict[str, Any], list[str], str], None]] = {
     "cim.sign": _sign,
     "cim.conv": expand_integers.conv,
@@ -129,6 +140,7 @@ _EXPAND: dict[str, Callable[[Emitter, Node, dict[str, Any], list[str], str], Non
     "cim.sum_pool": expand_integers.sum_pool,
     "cim.qadd": expand_integers.qadd,
     "cim.concat": _concat,
+    "cim.slice": _slice,
     "cim.reshape": _reshape,
     "cim.transpose": _transpose,
 }

@@ -135,3 +135,58 @@ def _ceil(
     rank = len(sizes)
     ends = [max(0, (out[i] - 1) * strides[i] + reach[i] - sizes[i] - pads[i]) for i in range(rank)]
     return (*pads[:rank], *ends)
+
+
+Cut = tuple[int, int, int]  # axis, first element, one past the last
+
+
+def slices(node: Node) -> list[list[Cut]] | None:
+    """What each result of an ONNX Slice or Split takes of its operand; None where that isn't
+    known, is empty, or takes other steps than one."""
+    dims = node.arg(0).tensor.static
+    if dims is None:
+        return None
+    if node.op == "onnx.Split":
+        return _split(node, dims)
+    if "starts" in node.attrs:  # before operator set 10
+        starts, ends = node.ints_attr("starts"), node.ints_attr("ends")
+        axes = node.ints_attr("axes") or tuple(range(len(starts)))
+        steps: tuple[int, ...] = (1,) * len(starts)
+    else:
+        known = [_numbers(node.operand(i)) for i in (1, 2, 3, 4)]
+        if known[0] is None or known[1] is None:
+            return None
+        if any(node.operand(i) is not None and known[i - 1] is None for i in (3, 4)):
+            return None
+        starts, ends = known[0], known[1]
+        axes = known[2] or tuple(range(len(starts)))
+        steps = known[3] or (1,) * len(starts)
+    cuts: list[Cut] = []
+    for start, end, axis, step in zip(starts, ends, axes, steps):
+        axis %= len(dims)
+        first, last, _ = slice(start, end).indices(dims[axis])
+        if step != 1 or first >= last:
+            return None
+        if (first, last) != (0, dims[axis]):
+            cuts.append((axis, first, last))
+    return [cuts]
+
+
+def _split(node: Node, dims: tuple[int, ...]) -> list[list[Cut]] | None:
+    axis, count = node.int_attr("axis", 0) % len(dims), len(node.outputs)
+    sizes = node.ints_attr("split") or _numbers(node.operand(1))
+    if node.operand(1) is not None and sizes is None:
+        return None
+    if not sizes:
+        size = -(-dims[axis] // count)
+        sizes = (*(size,) * (count - 1), dims[axis] - size * (count - 1))
+    if len(sizes) != count or sum(sizes) != dims[axis] or min(sizes) < 1:
+        return None
+    ends = [sum(sizes[: i + 1]) for i in range(count)]
+    return [[(axis, end - size, end)] for size, end in zip(sizes, ends)]
+
+
+def _numbers(value: Value | None) -> tuple[int, ...] | None:
+    if value is None or value.const is None:
+        return None
+    return tuple(int(v) for v in value.const.reshape(-1))

@@ -130,6 +130,11 @@ def relu(args: Sequence[Array], attrs: Attrs, types: Types) -> list[Array]:
     return [positive.astype(container(types[0].elem), copy=False)]
 
 
+def slice_(args: Sequence[Any], attrs: Attrs, types: Types) -> list[Array]:
+    part = [slice(None)] * attrs["axis"] + [slice(attrs["start"], attrs["stop"])]
+    return [np.ascontiguousarray(args[0][tuple(part)])]
+
+
 def dequant(args: Sequence[Array], attrs: Attrs, types: Types) -> list[Array]:
     x: Any = args[0]
     if attrs["zero"]:

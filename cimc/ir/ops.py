@@ -224,6 +224,15 @@ ROWS: tuple[OpDef, ...] = (
         "%z = cim.concat(%x, %y): u8[1,64,7,7]",
     ),
     OpDef(
+        "cim.slice",
+        (Operand("x"),),
+        (AttrDef("start", "int"), AttrDef("stop", "int"), AttrDef("axis", "int", 1)),
+        rules.slice_,
+        meaning.slice_,
+        "the elements start to stop - 1 along an axis",
+        "%y = cim.slice(%x) start=0 stop=16: u8[1,16,7,7]",
+    ),
+    OpDef(
         "cim.reshape",
         (Operand("x"),),
         (AttrDef("shape", "ints"),),

@@ -221,6 +221,16 @@ def concat(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
     return [TensorType(types[0].elem, (*x[:axis], size, *x[axis + 1 :]))]
 
 
+def slice_(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
+    x, axis, start, stop = _shape(types[0]), attrs["axis"], attrs["start"], attrs["stop"]
+    if not 0 <= axis < len(x):
+        raise Misfit(f"axis={axis} is not an axis of {types[0]}")
+    size = x[axis]
+    if not 0 <= start < stop or (isinstance(size, int) and stop > size):
+        raise Misfit(f"{start}:{stop} is not a part of axis {axis} of {types[0]}")
+    return [TensorType(types[0].elem, (*x[:axis], stop - start, *x[axis + 1 :]))]
+
+
 def dequant(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
     return [types[0].with_elem("f32")]
 

@@ -223,6 +223,15 @@ def test_concat(data: Any, opset: int, seed: int, shape: Any, elem: str) -> None
 
 
 @CASES
+@given(st.data(), opsets, seeds, shapes, small_elems)
+def test_slice(data: Any, opset: int, seed: int, shape: Any, elem: str) -> None:
+    axis = data.draw(st.integers(0, len(shape) - 1))
+    start = data.draw(st.integers(0, shape[axis] - 1))
+    attrs = {"axis": axis, "start": start, "stop": data.draw(st.integers(start + 1, shape[axis]))}
+    check("cim.slice", [(elem, array(np.random.default_rng(seed), elem, shape))], attrs, opset)
+
+
+@CASES
 @given(st.data(), opsets, seeds, shapes, elems, st.booleans())
 def test_threshold(data: Any, opset: int, seed: int, shape: Any, elem: str, flip: bool) -> None:
     rng = np.random.default_rng(seed)
