@@ -48,8 +48,8 @@ def import_model(model: ModelProto, where: str) -> Graph:
     graph.opsets = {PREFIX.get(o.domain, o.domain): o.version for o in model.opset_import}
     graph.opsets = {p: v for p, v in sorted(graph.opsets.items()) if p != "qonnx"}
     graph.opsets.setdefault("onnx", 13)
-    _check_constants(graph, where)
     check_quantisers(graph, where)
+    _check_constants(graph, where)
     infer_types(graph, where)
     return graph
 
