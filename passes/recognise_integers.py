@@ -177,6 +177,15 @@ def _dequantize(rw: Rewriter, node: Node) -> str:
     return ""
 
 
+def _cast(rw: Rewriter, node: Node) -> str:
+    """4. Cast of native sums to float32 ⇒ cim.dequant"""
+    sums = node.arg(0)
+    native = getattr(rw.producer(sums), "domain", "") == "cim"
+    if native and sums.elem == "i32" and node.output.elem == "f32":
+        rw.encode(node.output, sums, 1.0, node)
+    return ""
+
+
 def _qlinear_add(rw: Rewriter, node: Node) -> str:
     """5. QLinearAdd ⇒ cim.qadd with its own steps"""
     x, sx, zx, y, sy, zy, s, zero = (node.operand(i) for i in range(8))
@@ -331,6 +340,8 @@ _RULES: dict[str, Callable[[Rewriter, Node], str]] = {
     "onnx.QLinearMatMul": _qlinear(product),
     "ms.QGemm": _qgemm,
     "onnx.DequantizeLinear": _dequantize,
+    "ms.DequantizeLinear": _dequantize,
+    "onnx.Cast": _cast,
     "ms.QLinearAdd": _qlinear_add,
     "ms.QLinearGlobalAveragePool": _global_average,
     "ms.QLinearSigmoid": _table,
