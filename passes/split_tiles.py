@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from cimc.driver import Geometry, Pass, PassContext
+from cimc.driver.recipes import PACKING, recipe
 from cimc.ir.graph import Graph, Node, Place
 from cimc.ir.kernels import kernel_shape
 
@@ -19,10 +20,15 @@ def _pack(node: Node, geometry: Geometry) -> int:
     sums_input = len(node.inputs) > 3 and node.inputs[3] is not None  # a zero point of w
     if shape.groups == 1 or not shape.columns or shape.channels > geometry.rows or sums_input:
         return 1
-    most = geometry.cols // shape.columns
-    if most < 2 or not {"and", "or", "xor"} <= set(geometry.functions):
+    most, functions = geometry.cols // shape.columns, geometry.functions
+    if most < 2 or not set(PACKING) <= set(functions):
         return 1
-    return -(-shape.groups // -(-shape.groups // most))
+    packs = -(-shape.groups // most)
+    x, w = node.arg(0).elem, node.arg(1).elem
+    alone, packed = (len(recipe(x, w, functions, p).terms) for p in (False, True))
+    if packs * packed >= shape.groups * alone:
+        return 1  # more reads than rows are saved
+    return -(-shape.groups // packs)
 
 
 def _places(node: Node, geometry: Geometry) -> list[Place]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cimc.backend.nest import Head, Nest
-from cimc.backend.recipes import Recipe, powers
+from cimc.driver.recipes import Recipe, powers
 from cimc.isa.program import Affine, Instr, Loop, Option, Range, Ref, Reg, Rows
 
 Body = list[Instr | Loop]

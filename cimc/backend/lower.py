@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from cimc.backend import layers, recipes
+from cimc.backend import layers
 from cimc.backend.buffers import Buffers
 from cimc.backend.corrections import Terms, correction_terms
 from cimc.backend.nest import nests
 from cimc.driver.base import Geometry
+from cimc.driver.recipes import recipe
 from cimc.frontend.export import to_onnx
 from cimc.frontend.macs import graph_macs, macs
 from cimc.ir.graph import Graph, Node, Value, layer_name
@@ -144,10 +145,10 @@ class _Lowering:
         given = correction_terms(node)
         load, positions = self._input(node, label, shape, width, given)
         functions = self.geometry.functions
-        recipe = recipes.recipe(x.elem, w.elem, functions, shape.pack > 1)
+        reads = recipe(x.elem, w.elem, functions, shape.pack > 1)
         plan = layers.Plan(
             load,
-            recipe,
+            reads,
             self._corrections(given, label),
             tuple(self._stores(node)),
             shape.channels * shape.pack,

@@ -220,7 +220,7 @@ ROWS: tuple[OpDef, ...] = (
         (AttrDef("axis", "int", 1),),
         rules.concat,
         meaning.concat,
-        "two tensors of one type, one behind the other along an axis",
+        "two tensors of one type, one behind the other along an axis; bip and tern make tern",
         "%z = cim.concat(%x, %y): u8[1,64,7,7]",
     ),
     OpDef(

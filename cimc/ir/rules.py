@@ -209,16 +209,18 @@ def qadd(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
 
 def concat(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
     x, y, axis = _shape(types[0]), _shape(types[1]), attrs["axis"]
-    if types[0].elem != types[1].elem:
+    elems = {types[0].elem, types[1].elem}
+    elem = "tern" if elems == {"bip", "tern"} else types[0].elem
+    if len(elems) > 1 and elem != "tern":
         raise Misfit(f"element types differ: {types[0]} and {types[1]}")
     if not 0 <= axis < len(x):
         raise Misfit(f"axis={axis} is not an axis of {types[0]}")
-    rest = [TensorType(t.elem, (*s[:axis], *s[axis + 1 :])) for t, s in zip(types, (x, y))]
+    rest = [TensorType(elem, (*s[:axis], *s[axis + 1 :])) for s in (x, y)]
     if len(x) != len(y) or not compatible(*rest):
         raise Misfit(f"shapes differ beside axis {axis}: {types[0]} and {types[1]}")
     a, b = x[axis], y[axis]
     size = a + b if isinstance(a, int) and isinstance(b, int) else "?"
-    return [TensorType(types[0].elem, (*x[:axis], size, *x[axis + 1 :]))]
+    return [TensorType(elem, (*x[:axis], size, *x[axis + 1 :]))]
 
 
 def slice_(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:

@@ -1,4 +1,4 @@
-"""Recipes of reads (cimc/backend/recipes.py) against numpy, for every set of functions."""
+"""Recipes of reads (cimc/driver/recipes.py) against numpy, for every set of functions."""
 
 from itertools import combinations
 
@@ -8,7 +8,7 @@ from exact_draw import cases
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cimc.backend.recipes import powers, recipe
+from cimc.driver.recipes import powers, recipe
 
 FUNCTIONS = ("and", "nand", "or", "xor")
 SUBSETS = [s for n in range(1, 5) for s in combinations(FUNCTIONS, n)]
