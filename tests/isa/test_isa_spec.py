@@ -13,6 +13,7 @@ from cimc.isa.check.cells import MAX_RECTANGLES
 from cimc.isa.check.declarations import MAX_CELLS, MAX_ELEMENTS, MAX_SIDE
 from cimc.isa.check.operands import MAX_BANK
 from cimc.isa.check.rules import MAX_SHIFT
+from cimc.isa.check.stores import MAX_BITS
 from cimc.isa.printer import print_program
 from cimc.isa.settings import SETTINGS
 from cimc.isa.table import ROWS, Row
@@ -30,7 +31,7 @@ def test_examples_are_canonical_and_valid(text: str) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -60,6 +61,7 @@ def test_each_setting_is_in_the_spec(directive: str) -> None:
 def test_limits_are_those_of_the_checks() -> None:
     assert f"`rows` and `cols` 1 … {MAX_SIDE}" in SPEC
     assert f"`shl` 0 … {MAX_SHIFT}" in SPEC
+    assert SPEC.count(f"at most {MAX_BITS}") == 2
     powers = (MAX_CELLS, MAX_ELEMENTS, MAX_BANK, MAX_RECTANGLES)
     limits = next(line for line in SPEC.splitlines() if line.startswith("- *Limits.*"))
     assert [2 ** int(power) for power in re.findall(r"2\*\*(\d+)", limits)] == list(powers)
