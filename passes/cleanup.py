@@ -11,6 +11,7 @@ from cimc.errors import CompileError
 from cimc.frontend.elements import code_of
 from cimc.frontend.evaluate import Evaluator, outline
 from cimc.frontend.importer import refine_types
+from cimc.frontend.quantisers import DEQUANTIZE, QUANTIZE
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.ops import HOST
 from cimc.ir.types import TensorType
@@ -18,7 +19,7 @@ from cimc.ir.types import TensorType
 # Kept although all their operands may be constants: they say how a weight is encoded, or
 # they are not functions of their operands.
 _KEEP = {
-    "onnx.QuantizeLinear", "onnx.DequantizeLinear", "onnx.DynamicQuantizeLinear",
+    *QUANTIZE, *DEQUANTIZE, "onnx.DynamicQuantizeLinear",
     "onnx.RandomNormal", "onnx.RandomNormalLike", "onnx.RandomUniform",
     "onnx.RandomUniformLike", "onnx.Multinomial", "onnx.Bernoulli", "onnx.Dropout", HOST,
 }  # fmt: skip

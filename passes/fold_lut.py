@@ -12,13 +12,14 @@ from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.elementwise import RISING
 from cimc.driver.rewrite import target_shape
 from cimc.driver.tables import even_table_of
+from cimc.frontend.quantisers import QUANTIZE
 from cimc.frontend.windows import covered, window_attrs
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.types import TensorType, container, int_range, is_integer, planes
 
 _BITS = 8
-_QUANTISE = ("onnx.QuantizeLinear", "ms.QuantizeLinear")
-_ENDS = (*_QUANTISE, "cim.quantize")
+
+_ENDS = (*QUANTIZE, "cim.quantize")
 _RESHAPE = ("onnx.Reshape", "onnx.Flatten", "onnx.Squeeze", "onnx.Unsqueeze")
 _CUT = ("onnx.Relu", "onnx.Clip")
 # Element-wise operations, of one or several operands of one shape.
@@ -98,7 +99,7 @@ class _Fold:
             x, table = self._table(value, tables=True) or near
             return lambda: self.lut(x, table)
         node = self.rw.producer(value)
-        if node is None or self.end.op not in _QUANTISE or len(node.outputs) != 1:
+        if node is None or self.end.op not in QUANTIZE or len(node.outputs) != 1:
             return None
         if node.op in _RULES:
             return _RULES[node.op](self, node)

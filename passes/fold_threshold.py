@@ -10,6 +10,7 @@ from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.bounds import bounds
 from cimc.driver.elementwise import data_input, rising
 from cimc.driver.steps import Steps, chain_axes, chain_axis, find_steps
+from cimc.frontend.quantisers import QUANTIZE
 from cimc.frontend.windows import covered, window_attrs
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.types import elem_of, is_float, is_integer, planes
@@ -27,7 +28,7 @@ class _Chain:
     source: Value
 
 
-_ENDS = ("cim.sign", "cim.quantize", "onnx.QuantizeLinear")
+_ENDS = ("cim.sign", "cim.quantize", *QUANTIZE)
 _MOST = 1 << 20  # entries of a table of thresholds
 
 

@@ -14,6 +14,7 @@ from cimc.driver.bounds import bounds
 from cimc.driver.elementwise import data_input
 from cimc.driver.rewrite import power_of_two, scalar
 from cimc.frontend.evaluate import Evaluator, outline
+from cimc.frontend.quantisers import QUANTIZE
 from cimc.frontend.windows import covered, slices, window_attrs
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.types import TensorType, is_float, is_integer
@@ -219,7 +220,7 @@ def _concat(rw: Rewriter, node: Node) -> None:
 
 
 _UP = (*_LAYOUT, "onnx.Transpose", "onnx.MaxPool")
-_QUANTISERS = ("onnx.QuantizeLinear", "cim.quantize")
+_QUANTISERS = (*QUANTIZE, "cim.quantize")
 
 
 def _quantise_first(rw: Rewriter, node: Node) -> None:

@@ -128,6 +128,7 @@ RISING: dict[str, Callable[[Node], bool]] = {
     "cim.relu": _always,
     "cim.quantize": _always,
     "onnx.QuantizeLinear": _quantiser,
+    "ms.QuantizeLinear": _quantiser,
     "qonnx.Quant": _quant,
     "qonnx.IntQuant": _quant,
     "qonnx.MultiThreshold": _steps,

@@ -8,12 +8,13 @@ import numpy as np
 
 from cimc.driver.rewrite import Rewriter
 from cimc.frontend.evaluate import Evaluator, outline
+from cimc.frontend.quantisers import DEQUANTIZE, QUANTIZE
 from cimc.ir.graph import Node, Value
 from cimc.ir.types import Array
 
 # What lies between stored weights and their use; the clean-up leaves quantisers in place.
 _STORED = (
-    "onnx.QuantizeLinear", "onnx.DequantizeLinear", "onnx.Cast", "onnx.Mul", "onnx.Div",
+    *QUANTIZE, *DEQUANTIZE, "onnx.Cast", "onnx.Mul", "onnx.Div",
     "onnx.Transpose", "onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze", "onnx.Flatten",
     "cim.sign", "cim.dequant", "cim.transpose", "cim.reshape",
 )  # fmt: skip

@@ -42,6 +42,7 @@ class Quant:
     def __init__(self, seed=0, opset=13):
         self.rng = np.random.default_rng(seed)
         self.opset = opset
+        self.domain = ""  # of its quantisers
         self.nodes, self.inits, self.inputs = [], [], []
         self.types, self.feeds = {}, {}
 
@@ -99,12 +100,13 @@ class Quant:
         scale = scale or self.scale((), 0.02, 0.5)
         zero = zero or self.zero(elem)
         shape = self.types[x][1]
-        return self.op("QuantizeLinear", [x, scale, zero], elem, shape), scale, zero
+        q = self.op("QuantizeLinear", [x, scale, zero], elem, shape, self.domain)
+        return q, scale, zero
 
     def dequantise(self, q, scale, zero, **attrs):
         inputs = [q, scale] if zero is None else [q, scale, zero]
         shape = self.types[q][1] if q in self.types else ()
-        return self.op("DequantizeLinear", inputs, "f32", shape, **attrs)
+        return self.op("DequantizeLinear", inputs, "f32", shape, self.domain, **attrs)
 
     def model(self, *outputs):
         infos = [helper.make_tensor_value_info(o, CODES[self.types[o][0]], None) for o in outputs]
