@@ -13,7 +13,9 @@ from cimc.isa.geometry import (
     segment,
     segments,
     win_columns,
+    win_load,
     win_out,
+    win_packs,
     win_taps,
     window_index,
 )
@@ -32,6 +34,7 @@ def windows(draw: st.DrawFn) -> tuple[Win, tuple[int, ...]]:
     )
     pads = tuple(draw(st.integers(0, 2)) for _ in range(2 * rank))
     win = Win("w", groups * per_group, kernel, (), strides, pads, dilations, groups)
+    win.up = tuple(draw(sizes) for _ in range(rank))
     win.out = tuple(max(1, size) for size in win_out(win, spatial))
     return win, (batch, groups * per_group, *spatial)
 
@@ -59,11 +62,40 @@ def test_window_index(case: tuple[Win, tuple[int, ...]]) -> None:
                     out, win.strides, win.pads[: len(out)], tap, win.dilations, strict=True
                 )
             ]
-            valid = all(0 <= a < size for a, size in zip(at, spatial, strict=True))
+            gap = any(a % k for a, k in zip(at, win.up, strict=True))
+            at = [a // k for a, k in zip(at, win.up, strict=True)]
+            valid = not gap and all(0 <= a < size for a, size in zip(at, spatial, strict=True))
             assert inside[position, column] == valid
             for group in range(win.groups):
                 expected = flat[(image, group * per_group + c, *at)] if valid else 0
                 assert index[position, group, column] == expected
+
+
+def test_a_spread_input_is_that_of_a_transposed_convolution() -> None:
+    """onnx ConvTranspose: stride 2 and kernel 3 make 5 -> 11 without padding, 9 with 1."""
+    for pad, out in ((2, 11), (1, 9)):
+        win = Win("w", 1, (3,), (out,), (1,), (pad, pad), (1,), up=(2,))
+        assert win_out(win, (5,)) == (out,)
+        index, inside = window_index(win, (1, 1, 5))
+        places = [[int(i) if ok else None for i, ok in zip(*row, strict=True)]
+                  for row in zip(index[:3, 0], inside[:3], strict=True)]  # fmt: skip
+        first = [[None, None, 0], [None, 0, None], [0, None, 1], [None, 1, None]]
+        assert places == first[2 - pad :][:3]
+
+
+def test_an_input_that_is_not_spread_has_no_factors() -> None:
+    win = Win("w", 1, (3, 3), (1, 1), (1, 1), (0,) * 4, (1, 1), up=(1, 1))
+    assert (win.up, win.spread) == ((), (1, 1))
+    assert win == Win("w", 1, (3, 3), (1, 1), (1, 1), (0,) * 4, (1, 1))
+
+
+def test_packs() -> None:
+    win = Win("w", 14, (3,), (1,), (1,), (0, 0), (1,), groups=7, pack=3)
+    assert win_packs(win) == 3
+    assert [win_load(win, q, 0) for q in range(3)] == [(0, 3, 0, 6), (3, 3, 0, 6), (6, 1, 0, 6)]
+    alone = Win("w", 14, (3,), (1,), (1,), (0, 0), (1,), groups=7, seg=4)
+    assert win_packs(alone) == 7
+    assert win_load(alone, 5, 1) == (5, 1, 4, 2)
 
 
 def test_segments() -> None:

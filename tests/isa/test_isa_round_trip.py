@@ -122,6 +122,59 @@ l:
     assert print_program(parse(text)) == expected
 
 
+INTEGERS = (
+    HEAD
+    + """\
+.mem x u8[1,6,4,4]
+.mem zero u8[1,3]
+.win w channels=6 kernel=[2,2] out=[8,8] strides=[1,1] pads=[1,1,1,1] dilations=[1,1] groups=6 \
+pack=4 up=[2,1]
+.infer
+l:
+  for q in 0:2
+    ld.window %x, x[q], w, plane=7, group=q, col=2, pad=zero[0]
+    ld.window %x, x[0], w, pad=0
+    ld.window %x, x[0], w, pad=128 - q
+    ld.window %x, x[0], w, pad=zero[0, 2:3]
+    popc %c[0:8], %d[0:2], width=9
+    acc.mac %a[0:8], %s[0:1], zw[8*q +: 8]
+    acc.mac %a[0:8], zero[0, 1:2], zw[0:8]
+    st.rq x[0], %a[0:6], scale[0:6]
+    st.rq x[q, 0:4], %a[4*q +: 4], scale[0:4], zero=128
+    pp.rq x[0], x[1], scale, zero=-3
+    pp.sum x[0], x[0], w, zero=7
+    pp.lut x[0], x[0], table
+    pp.qadd x[0], x[0], x[0], six
+    pp.qadd x[0], x[0], x[0], six, fused=1
+  end
+"""
+)
+
+
+def test_integer_layers() -> None:
+    program = parse(INTEGERS)
+    assert print_program(program) == INTEGERS
+    win = program.wins["w"]
+    assert (win.pack, win.up) == (4, (2, 1))
+    loop = program.sections[0].layers[0].body[0]
+    assert isinstance(loop, Loop)
+    loads = loop.body[:4]
+    assert [instr.opts["pad"] for instr in loads if isinstance(instr, Instr)] == [
+        Ref("zero", Affine()),
+        Affine(),
+        Affine(128) - Affine.of("q"),
+        Ref("zero", Affine(), Range.of(2, 1)),
+    ]
+
+
+def test_defaults_of_integer_layers_are_left_out() -> None:
+    text = INTEGERS.replace("pack=4 up=[2,1]", "pack=1 up=[1,1]")
+    text = text.replace("width=9", "width=0").replace("scale[0:6]", "scale[0:6], zero=0")
+    text = text.replace("x[0], six\n", "x[0], six, fused=0\n")
+    expected = INTEGERS.replace(" pack=4 up=[2,1]", "").replace(", width=9", "")
+    assert print_program(parse(text)) == expected
+
+
 def test_words_that_look_like_keywords_are_names() -> None:
     text = HEAD + ".mem for u8[1,1]\n.mem t u8[1,1]\n.infer\nfor:\n  for in in 0:1\n    pp.mov " \
         "t[in], for[in]\n  end\nend:\npar:\nin:\n  pp.mov end, in\n"  # fmt: skip
@@ -282,7 +335,7 @@ views = st.builds(
     View, names, elems, shapes, names, signed, st.none() | shapes, before=befores(), after=tails
 )
 wins = st.builds(
-    Win, names, numbers, shapes, shapes, shapes, shapes, shapes, numbers, numbers,
+    Win, names, numbers, shapes, shapes, shapes, shapes, shapes, numbers, numbers, numbers, shapes,
     before=befores(), after=tails,
 )  # fmt: skip
 remaps = st.builds(Remap, numbers, numbers, numbers, before=befores(), after=tails)

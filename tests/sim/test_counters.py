@@ -1,7 +1,21 @@
 """Counts known from the text equal those of the run."""
 
 import numpy as np
-from build_program import cells, data, i, image, loop, program, reg, result, rows, vec, write, x
+from build_program import (
+    cells,
+    data,
+    i,
+    image,
+    ints,
+    loop,
+    program,
+    reg,
+    result,
+    rows,
+    vec,
+    write,
+    x,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +25,7 @@ from cimc.sim.reference import run
 
 CHANNELS, COLS = 10, 12
 WIN = Win("w", CHANNELS, (2,), (5,), (1,), (0, 1), (1,), 2, 3)  # 4 segments: 3, 3, 3, 1
+PACKS = Win("packs", CHANNELS, (1,), (5,), (1,), (0, 0), (1,), 10, pack=3)  # 3, 3, 3 and 1
 A = Affine.of
 
 
@@ -21,24 +36,34 @@ def instructions(draw, variables):
     size = draw(st.sampled_from([A(2), A(4) - var, var]))
     lo = draw(st.sampled_from([A(0), var]))
     seg = draw(st.sampled_from([A(0), A(1), var]))
+    pack = draw(st.sampled_from([A(0), A(2), var]))
     latch = x(draw(st.sampled_from("xy")))
     opts = draw(st.sampled_from([{}, {"cols": (1, 5)}]))
     return draw(
         st.sampled_from(
             [
                 i("ld.window", latch, vec("v", var), data("w"), seg=seg),
+                i("ld.window", latch, vec("v", var), data("packs"), group=pack, pad=vec("k")),
                 i("ld.vector", latch, vec("v", var), seg=seg, width=3),
                 i("ld.vector", latch, vec("v", var, lo, 3)),
                 i("ld.fill", latch, x("x"), value=1),
                 i("read.xor", reg("d", size, lo), rows(size, var), latch, **opts),
                 i("read.and", reg("d", size), rows(size, 4), latch),
                 i("popc", reg("c", size), reg("d", size, lo)),
+                i("popc", reg("c", 6), reg("d", 2), width=4),
                 i("acc.clr", reg("a", size, lo)),
                 i("acc.add", reg("a", size, lo), reg("c", size)),
                 i("acc.sub", reg("a", size), x(latch.name, "ones"), shl=2),
+                i("acc.mac", reg("a", size, lo), vec("k"), data("t", size, lo)),
+                i("acc.mac", reg("a", 3), reg("s", 1), data("t", 3)),
                 i("st.acc", vec("y", var, lo, size), reg("a", size)),
+                i("st.rq", vec("v", var, lo, size), reg("a", size), data("scale", size, lo)),
                 i("pp.max", vec("y", var, 0, CHANNELS), vec("z", var), data("w")),
                 i("pp.relu", vec("z", var, lo, 2), vec("y", var, lo, 2)),
+                i("pp.sum", vec("y", var, 0, CHANNELS), vec("v", var), data("w"), zero=1),
+                i("pp.rq", vec("v", var, lo, 2), vec("z", var, lo, 2), data("scale", 2), zero=-3),
+                i("pp.lut", vec("v", var, lo, 2), vec("v", var, lo, 2), data("table")),
+                i("pp.qadd", *(vec("v", var, lo, 2) for _ in range(3)), data("six"), fused=1),
             ]
         )
     )
@@ -64,18 +89,25 @@ def bodies(depth=0):
 @given(infer=bodies(), update=bodies(), samples=st.integers(0, 3), seed=st.integers(0, 99))
 def test_static_counts_equal_the_counts_of_the_run(infer, update, samples, seed):
     rng = np.random.default_rng(seed)
-    mems = [image("v", "i8", (1, CHANNELS, 5)), WIN, result("y", "i64", (1, CHANNELS, 5)),
-            result("z", "i64", (1, CHANNELS, 5))]  # fmt: skip
+    mems = [image("v", "i8", (1, CHANNELS, 5)), WIN, PACKS, result("y", "i64", (1, CHANNELS, 5)),
+            result("z", "i64", (1, CHANNELS, 5)), image("k", "i8", (1, 1))]  # fmt: skip
     load = [
         i("ld.row", x("x"), rows(1)),
         loop("s", 2, *write("img", 4, A("s") * 4, seg="s", col="s")),
         i("reset", rows(4), data("img", 4), seg=1),
     ]
-    p = program(mems, infer, load, [*update, *write("img", 2)],
-                [cells("img", rng.integers(0, 2, (4, 15)), 8)], cols=COLS, acc_bits=60)  # fmt: skip
+    items = [
+        cells("img", rng.integers(0, 2, (4, 15)), 8),
+        ints("t", rng.integers(-5, 5, 8).astype(np.int32)),
+        ints("scale", np.linspace(0.1, 2, 8, dtype=np.float32), "f32"),
+        ints("table", np.arange(-128, 128).astype(np.int8), "i8"),
+        ints("six", np.array([0.5, 1, 0.25, -2, 0.3, 3], np.float32), "f32"),
+    ]
+    p = program(mems, infer, load, [*update, *write("img", 2)], items, cols=COLS, acc_bits=60)
     tiles = rng.integers(0, 2, (1, 8, COLS)).astype(np.uint8)
     values = rng.integers(-128, 128, (samples, CHANNELS, 5)).astype(np.int8)
-    outcome = run(p, {"v": values}, tiles=tiles)
+    zeros = rng.integers(-128, 128, (samples, 1)).astype(np.int8)
+    outcome = run(p, {"v": values, "k": zeros}, tiles=tiles)
     known = static_counts(p, samples, tiles)
     without_ones = {
         section: {key: n for key, n in table.items() if key[2] != "ones"}
