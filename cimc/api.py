@@ -10,15 +10,15 @@ program.save("out.cim")
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cimc.backend.lower import lower
 from cimc.cost.energy import EnergyReport, energy
 from cimc.cost.target import Target, builtin_targets, load_target
 from cimc.driver.base import Geometry, Pass, PassContext
-from cimc.driver.calibration import Calibration, load_calibration
-from cimc.driver.pipeline import parse_pipeline, spec_of
+from cimc.driver.calibration import Data, calibration_for
+from cimc.driver.pipeline import parse_pipeline, with_option
 from cimc.driver.registry import Registry, load_registry
 from cimc.driver.runner import Timing, run_passes
 from cimc.errors import CompileError, in_file
@@ -124,7 +124,7 @@ def compile(
     shapes: Mapping[str, Sequence[int]] | None = None,
     plugins: Sequence[str | Path] = (),
     registry: Registry | None = None,
-    calibration: str | Path | Calibration | None = None,
+    calibration: Data | None = None,
     progress: Callable[[int, int], None] | None = None,
     dump_dir: Path | None = None,
     check_each: bool = False,
@@ -135,44 +135,25 @@ def compile(
     pipeline:  comma list of passes and pipelines; `place` is appended.
     target:    a built-in target's name or a TOML file; overrides: its figures by key.
     shapes:    sizes of inputs by ONNX name; symbolic batch axes are 1 otherwise.
-    calibration: data for static quantisation, an `.npz` file with arrays by input name.
+    calibration: for static quantisation, an `.npz` file or arrays by input name, samples along
+        their first axes.
     progress:  called with (done, total) by passes that take long.
     Raises CompileError.
     """
     hardware = load_target(target, dict(overrides or {}))
     registry = registry or load_registry(plugins)
     passes = _with_placement(parse_pipeline(pipeline, registry), registry)
+    data = calibration_for(passes, calibration, f"-p {pipeline}")
     where = model.name if isinstance(model, Graph) else str(model)
     graph = model if isinstance(model, Graph) else read_graph(model)
     batch = bind_shapes(graph, shapes or {}, where)
-    context = PassContext(geometry_of(hardware), calibration=_calibration(calibration))
-    context.progress = progress
+    context = PassContext(geometry_of(hardware), calibration=data, progress=progress)
     with in_file(where):
         timings = run_passes(graph, passes, context, dump_dir=dump_dir, check_each=check_each)
-    text = _stated(passes, pipeline, context.calibration, registry)
+    text = pipeline if data is None else with_option(pipeline, registry, "data", data.record)
     program = lower(graph, context.geometry, hardware.name, text, batch)
     check(program, where)
     return Compiled(program, hardware, graph, timings, context.notes)
-
-
-def _calibration(given: str | Path | Calibration | None) -> Calibration | None:
-    return load_calibration(given) if isinstance(given, (str, Path)) else given
-
-
-def _stated(
-    passes: Sequence[Pass], pipeline: str, data: Calibration | None, registry: Registry
-) -> str:
-    """The pipeline as the program states it: with the digest of the calibration data, where a
-    pass used it."""
-    if data is None or not any("data" in _fields(p) for p in passes):
-        return pipeline
-    named = [replace(p, **{"data": data.digest}) if "data" in _fields(p) else p for p in passes]
-    appended = parse_pipeline(PLACE, registry)
-    return spec_of([p for p in named if p not in appended])
-
-
-def _fields(step: Pass) -> set[str]:
-    return {f.name for f in fields(step)}
 
 
 def _with_placement(passes: Sequence[Pass], registry: Registry) -> list[Pass]:

@@ -47,7 +47,7 @@ _IR_VERSION = 10
 class Oracle:
     """A function from inputs (any number of samples) to outputs by ONNX name.
 
-    after: the pass after which the model is run; empty for the model as it is.
+    after: the first of the passes that changed the model's meaning; empty for the model as it is.
     unknown: passes of the program's pipeline that nobody here knows, and so left out."""
 
     def __init__(
@@ -124,8 +124,8 @@ def _as_it_is(path: Path, program: Program) -> Once:
 def _meaning(
     path: Path, program: Program, passes: Sequence[Pass], calibration: Calibration | None
 ) -> tuple[Graph, str] | None:
-    """The graph after the last pass that changed it and is not exact, and that pass; None if
-    there is none."""
+    """The graph after the last pass that changed it and is not exact, and the first such pass;
+    None if there is none."""
     last = max((i for i, p in enumerate(passes) if p.kind != "exact"), default=-1)
     if last < 0:
         return None
@@ -138,11 +138,11 @@ def _meaning(
         Geometry(target.rows, target.cols, target.tiles, target.functions, target.acc_bits),
         calibration=calibration,
     )
-    found = None
+    found: tuple[Graph, str] | None = None
     for step in passes[: last + 1]:
         (timing,) = run_passes(graph, [step], context)
         if timing.changed and step.kind != "exact":
-            found = clone(graph)[0], step.name
+            found = clone(graph)[0], found[1] if found else step.name
     return found
 
 

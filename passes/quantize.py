@@ -3,26 +3,76 @@
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import prod
 
 from cimc.driver import Pass, PassContext, Rewriter
+from cimc.driver.affine import fold_affine
+from cimc.driver.calibration import Calibration
+from cimc.driver.clone import clone
+from cimc.driver.pipeline import parse_pipeline
+from cimc.driver.registry import load_registry
+from cimc.driver.rewrite import scalar
+from cimc.driver.runner import run_passes
 from cimc.driver.stored import held
-from cimc.errors import CompileError
+from cimc.errors import CompileError, raise_all
 from cimc.frontend.export import to_onnx
 from cimc.frontend.importer import import_model
+from cimc.frontend.layer_errors import LayerError, layer_errors
 from cimc.frontend.opset import raise_opset
-from cimc.frontend.static_quantiser import (
-    LAYERS,
-    METHODS,
-    LayerError,
-    layer_errors,
-    quantise_static,
-)
-from cimc.ir.graph import Graph, layer_name
+from cimc.frontend.static_quantiser import LAYERS, METHODS, quantise_static
+from cimc.ir.graph import Graph, Node, layer_name
+from cimc.ir.types import TensorType
 
+_LAYERS = tuple(f"onnx.{op}" for op in LAYERS)
 _LEAST = {"minmax": 1, "entropy": 8, "percentile": 8}  # samples that a method needs
 _OPSET = 13  # scales for each channel
+_WHERE = "pass 'quantize'"
+_QUANTISED = re.compile(r"(cim|qonnx)\.|.*(QuantizeLinear|QLinear|Integer$)")
+
+
+def _data(ctx: PassContext, record: str) -> Calibration:
+    """The calibration data; CompileError without any, or with other data than `record` states."""
+    if ctx.calibration is None:
+        name = record.rpartition(":")[0] or "data.npz"
+        raise CompileError(
+            "static quantisation needs calibration data", _WHERE,
+            help=f"give --calibrate {name} (calibration= in Python); a model quantised once, "
+            f"`cimc opt MODEL -p int8 --calibrate {name} -o q.onnx`, needs none any more",
+        )  # fmt: skip
+    ctx.calibration.check(record)
+    return ctx.calibration
+
+
+def _raise_opset(graph: Graph, ctx: PassContext) -> None:
+    """Rule 5, and the clean-up of what the converter leaves."""
+    why = raise_opset(graph, (_OPSET, 17))
+    if why:
+        raise CompileError(why, _WHERE, help="export the model for operator set 13 or newer")
+    run_passes(graph, parse_pipeline("cleanup", load_registry()), ctx)
+
+
+def _take(graph: Graph, found: Graph, why: dict[Node, str]) -> None:
+    """Put the quantised graph in the place of the float one."""
+    reasons = {node.source: text for node, text in why.items()}
+    for node in found.nodes:
+        node.why = reasons.get(node.source)
+    graph.inputs, graph.outputs = found.inputs, found.outputs
+    graph.nodes, graph.consts, graph.opsets = found.nodes, found.consts, found.opsets
+
+
+def _check_float(graph: Graph) -> None:
+    """Raises CompileError for a model that is quantised already."""
+    found = [layer_name(n) for n in graph.nodes if _QUANTISED.match(n.op)]
+    if found:
+        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+        raise CompileError(
+            f"the model is quantised already: {', '.join(found[:4])}{more}", _WHERE,
+            help="the pipelines exact and auto take it as it is",
+        )  # fmt: skip
 
 
 def _named(graph: Graph) -> None:
@@ -36,12 +86,10 @@ def _named(graph: Graph) -> None:
         node.source = name
 
 
-def _constant_weights(graph: Graph) -> None:
+def _constant_weights(graph: Graph, layers: Sequence[Node]) -> None:
     """Weights behind layout as plain constants: the quantiser knows no others."""
     rw = Rewriter(graph)
-    for node in graph.nodes:
-        if node.op.split(".")[-1] not in LAYERS:
-            continue
+    for node in layers:
         for value in node.inputs[:2]:
             stored = None if value is None or value.const is not None else held(rw, value)
             if value is not None and stored is not None:
@@ -49,31 +97,94 @@ def _constant_weights(graph: Graph) -> None:
     graph.remove_dead()
 
 
-def _skipped(graph: Graph, texts: str) -> list[str]:
-    """The names of the layers that the patterns choose; CompileError for one that chooses none."""
-    names = [layer_name(n) for n in graph.nodes if n.op.split(".")[-1] in LAYERS]
-    found: list[str] = []
-    for text in filter(None, texts.split("+")):
-        chosen = [n for n in names if fnmatchcase(n, text)]
-        if not chosen:
-            close = difflib.get_close_matches(text, names, 3)
-            listed = ", ".join(close or names[:8])
-            raise CompileError(
-                f"no layer '{text}'", "quantize{skip}",
-                help=f"{'did you mean' if close else 'the layers are'} {listed}?"
-                if close else f"the layers are {listed}",
-            )  # fmt: skip
+def _skipped(graph: Graph, texts: str) -> list[Node]:
+    """The operations that the patterns choose; CompileError for those that choose none."""
+    errors, found = [], list[Node]()
+    for text in filter(None, re.split(r"[+|]", texts)):
+        chosen = [n for n in graph.nodes if fnmatchcase(layer_name(n), text)]
         found += chosen
-    sources = {layer_name(n): n.source for n in graph.nodes}
-    return [str(sources[name]) for name in dict.fromkeys(found)]
+        if chosen:
+            continue
+        layers = [layer_name(n) for n in graph.nodes if n.op in _LAYERS]
+        close = difflib.get_close_matches(text, layers, 3)
+        listed = ", ".join(close or layers[:8])
+        help = f"did you mean {listed}?" if close else f"the layers are {listed or 'none'}"
+        errors.append(CompileError(f"no layer '{text}'", "quantize{skip}", help=help))
+    raise_all(errors)
+    return found
 
 
-def _table(errors: list[LayerError]) -> list[str]:
+def _set_aside(graph: Graph, ctx: PassContext) -> list[Node]:
+    """What the exact passes turn into work on bits and integers, as it is."""
+    twin, original = clone(graph)
+    run_passes(twin, parse_pipeline("exact", load_registry()), PassContext(ctx.geometry))
+    if not any(n.domain == "cim" for n in twin.nodes):
+        return []
+    left = {original[n] for n in twin.nodes if n in original and n.op == original[n].op}
+    return [n for n in graph.nodes if n not in left]
+
+
+def _trouble(node: Node) -> str:
+    """Why a layer can't be quantised; empty if it can."""
+    others = [v.elem for v in (*node.inputs, *node.outputs) if v is not None and v.elem != "f32"]
+    if others:
+        return f"it is in {others[0] or 'an unknown type'}: int8 takes float32"
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    w = node.arg(1).const
+    if bias is None:
+        return ""
+    if bias.const is None or w is None:
+        return "its bias or its weights are known at run time only"
+    matrix = node.op == "onnx.Gemm" and ("alpha" in node.attrs or "beta" in node.attrs)
+    return "its bias has not one element for each channel" if matrix or bias.const.ndim != 1 else ""
+
+
+def _stays(graph: Graph, node: Node) -> bool:
+    """Whether the quantiser would spoil a node: it quantises the scale of a BatchNormalization
+    for all channels at once; it drops a Relu or Clip even where the range of the quantised
+    value, which always holds zero, does not stand for it, and where its input is an output."""
+    if node.op == "onnx.BatchNormalization":
+        return True
+    if node.op not in ("onnx.Relu", "onnx.Clip"):
+        return False
+    low, high = ([scalar(v) for v in node.inputs[1:]] + [None, None])[:2]
+    return node.arg(0) in graph.outputs or (low or 0.0) > 0 or (high or 0.0) < 0
+
+
+def _axes(layers: Sequence[Node]) -> dict[str, int | None]:
+    """The channel axis of weights, by name, that are the left side of a product; None for
+    vectors, which have one scale."""
+    found: dict[str, int | None] = {}
+    for node in layers:
+        if node.op != "onnx.MatMul":
+            continue
+        a, b = (node.arg(i).const for i in (0, 1))
+        if b is not None and b.ndim == 1:
+            found[node.arg(1).name] = None
+        elif a is not None:
+            found[node.arg(0).name] = a.ndim - 2 if a.ndim > 1 else None
+    return found
+
+
+def _activation_bytes(graph: Graph) -> int:
+    """Memory of all float results of one sample."""
+    types = [v.type for n in graph.nodes for v in n.outputs]
+    sizes = [t.shape for t in types if isinstance(t, TensorType) and t.shape and t.elem == "f32"]
+    return 4 * sum(prod(d for d in shape if isinstance(d, int)) for shape in sizes)
+
+
+def _note(ctx: PassContext, what: str, names: Sequence[str]) -> None:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    if names:
+        ctx.notes.append(f"quantize: {what}: {', '.join(names[:8])}{more}")
+
+
+def _table(errors: list[LayerError], bits: int) -> list[str]:
     """Lines that say how far each layer's output is off."""
     wide = max([5, *(len(e.layer) for e in errors)])
-    lines = [f"  {'layer':<{wide}}  added here  in all"]
+    lines = [f"  {'layer':<{wide}}  bits  added here   in all"]
     for e in errors:
-        lines.append(f"  {e.layer:<{wide}}  {e.added:>10.2%}  {e.total:>6.2%}")
+        lines.append(f"  {e.layer:<{wide}}  {bits:>4}  {e.added:>10.2%}  {e.total:>7.2%}")
     return lines
 
 
@@ -84,10 +195,16 @@ class Quantize(Pass):
        `QuantizeLinear`, by onnxruntime's static quantiser: activations u8 in the range that the
        calibration data shows, weights signed with a scale for each output channel
     2. bits below 8 ⇒ weights of ±(2**(bits - 1) - 1) steps, biases in steps of the sums
+    3. BatchNormalization, and products and sums with constants of each channel, behind a layer
+       that is quantised ⇒ its weights and bias; so are alpha and beta of Gemm, and
+       `MatMul + Add` of matrices becomes Gemm
+    4. layers that are binary or ternary stay for the passes behind
+    5. operator sets before 13 ⇒ 13
     Options: method of finding ranges (minmax, entropy, percentile); bits of weights, 2 to 8;
-    skip, layers that stay float (names or patterns with `*`, joined by `+`); samples at most;
-    data, the digest of the calibration data that must be given. Says for each layer how large
-    the error of its output is, relative to its root mean square.
+    skip, what stays float (names or patterns with `*`, joined by `+` or `|`); samples at most;
+    data, the record of the calibration data that must be given. Says for each layer how large
+    the error of its output is, relative to its root mean square: what its own quantisation adds,
+    and in the whole quantised network.
     """
 
     name = "quantize"
@@ -104,48 +221,45 @@ class Quantize(Pass):
             raise ValueError(f"method must be one of {', '.join(METHODS)}")
         if not 2 <= self.bits <= 8:
             raise ValueError("bits must be 2 to 8")
-        if self.samples < 1:
-            raise ValueError("samples must be at least 1")
+        if self.samples < _LEAST[self.method]:
+            raise ValueError(f"samples must be at least {_LEAST[self.method]}")
 
     def run(self, graph: Graph, ctx: PassContext) -> bool:
-        data = ctx.calibration
-        if data is None:
-            raise CompileError(
-                "static quantisation needs calibration data", "pass 'quantize'",
-                help="give --calibrate data.npz (calibration= in Python); a model quantised once, "
-                "`cimc opt -p int8 --calibrate data.npz -o q.onnx`, needs none any more",
-            )  # fmt: skip
-        if self.data and self.data != data.digest:
-            raise CompileError(
-                f"the program was compiled with other calibration data ({self.data}, this is "
-                f"{data.digest})", data.name,
-            )  # fmt: skip
-        if any(n.domain in ("cim", "qonnx") or "Quantize" in n.op for n in graph.nodes):
-            raise CompileError(
-                "the model is quantised already", "pass 'quantize'",
-                help="compile it with the pipeline exact or auto",
-            )  # fmt: skip
-        if graph.opsets.get("onnx", _OPSET) < _OPSET:
-            why = raise_opset(graph, (_OPSET, 17))
-            if why:
-                raise CompileError(why, "pass 'quantize'")
-        _constant_weights(graph)
-        _named(graph)
+        data, old = _data(ctx, self.data), graph.opsets.get("onnx", _OPSET)
+        _check_float(graph)
         samples = data.samples(graph, self.samples, _LEAST[self.method])
+        if old < _OPSET:
+            _raise_opset(graph, ctx)
+        _named(graph)
+        skipped, aside = _skipped(graph, self.skip), _set_aside(graph, ctx)
+        layers = [n for n in graph.nodes if n.op in _LAYERS and n not in {*skipped, *aside}]
+        _constant_weights(graph, layers)
+        folded = fold_affine(graph, layers, {*skipped, *aside})
+        why = {n: "the option skip names it" for n in skipped}
+        why |= {n: text for n in layers if (text := _trouble(n))}
+        layers = [n for n in layers if n not in why]
+        if not layers:
+            ctx.notes.append("quantize: no float layer to quantise")
+            return bool(folded) or old < _OPSET
+        stay = {*why, *aside, *(n for n in graph.nodes if _stays(graph, n))}
         before = to_onnx(graph)
         after = quantise_static(
             before, samples, method=self.method, bits=self.bits,
-            skip=_skipped(graph, self.skip), progress=ctx.progress,
+            skip=[str(n.source) for n in graph.nodes if n in stay],
+            axes=_axes(layers), sample_bytes=_activation_bytes(graph), progress=ctx.progress,
         )  # fmt: skip
         errors = layer_errors(before, after, samples)
-        count = f"{len(errors)} layer{'s' * (len(errors) != 1)}"
-        found = import_model(after, f"@{graph.name}")
-        graph.inputs, graph.outputs = found.inputs, found.outputs
-        graph.nodes, graph.consts, graph.opsets = found.nodes, found.consts, found.opsets
+        _take(graph, import_model(after, f"@{graph.name}"), why)
+        counted = "1 layer" if len(layers) == 1 else f"{len(layers)} layers"
         ctx.notes.append(
-            f"quantize: {count} to int8, weights of {self.bits} bits per channel, "
-            f"ranges by {self.method} of {len(samples)} samples; error of each layer's output, "
-            "relative (rms):"
+            f"quantize: {counted} to int8, weights of {self.bits} bits per channel, "
+            f"ranges by {self.method} of {len(samples)} samples"
+            + (f"; operator set {old} converted to {graph.opsets['onnx']}" if old < _OPSET else "")
         )
-        ctx.notes += _table(errors)
+        _note(ctx, "folded into the layers before", folded)
+        _note(ctx, "left in float", [layer_name(n) for n in why])
+        exact = [layer_name(n) for n in aside if n.op in _LAYERS]
+        _note(ctx, "left for the exact passes", exact)
+        ctx.notes.append("quantize: error of each layer's output, relative (rms)")
+        ctx.notes += _table(errors, self.bits)
         return True

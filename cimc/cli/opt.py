@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -36,10 +37,11 @@ def command(
     """
     sizes, overrides = options.parse_shapes(shapes), options.parse_settings(settings)
     from cimc import api
+    from cimc.cli.progress import progress_bar
     from cimc.cli.summary import print_timings
     from cimc.cost.target import load_target
     from cimc.driver.base import PassContext
-    from cimc.driver.calibration import load_calibration
+    from cimc.driver.calibration import calibration_for
     from cimc.driver.pipeline import parse_pipeline
     from cimc.driver.registry import load_registry
     from cimc.driver.runner import run_passes
@@ -53,17 +55,18 @@ def command(
     if output is not None and Path(output).suffix not in (".cimir", ".onnx"):
         raise CompileError("expected a file .cimir or .onnx", output)
     passes = parse_pipeline(pipeline or "", load_registry(plugins))
+    data = calibration_for(passes, calibration, f"-p {pipeline}" if pipeline else file)
     hardware = load_target(target or api.DEFAULT_TARGET, overrides)
     graph = api.read_graph(file)
     verify(graph)
     if sizes:
         bind_shapes(graph, sizes, file)
-    data = load_calibration(calibration) if calibration else None
     context = PassContext(api.geometry_of(hardware), calibration=data)
-    found = run_passes(
-        graph, passes, context,
-        dump_dir=Path(dump_dir) if dump_dir else None, check_each=check_each,
-    )  # fmt: skip
+    with progress_bar("calibrating") if data is not None else nullcontext() as context.progress:
+        found = run_passes(
+            graph, passes, context,
+            dump_dir=Path(dump_dir) if dump_dir else None, check_each=check_each,
+        )  # fmt: skip
     for note in context.notes:
         click.echo(note, err=True)
     if output is not None and Path(output).suffix == ".onnx":

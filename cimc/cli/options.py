@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,7 +133,8 @@ class Compiling:
 
     def __bool__(self) -> bool:
         """Whether any of them was given."""
-        return any((self.pipeline, self.shapes, self.target, self.overrides, self.plugins))
+        given = (self.pipeline, self.shapes, self.target, self.overrides, self.plugins)
+        return any((*given, self.calibration))
 
     @property
     def sources(self) -> list[str | None]:
@@ -146,7 +148,7 @@ class Compiling:
         from cimc import api
         from cimc.cli.progress import progress_bar
 
-        with progress_bar("calibrating") as progress:
+        with progress_bar("calibrating") if self.calibration else nullcontext() as progress:
             return api.compile(
                 model,
                 pipeline=self.pipeline or api.DEFAULT_PIPELINE,
@@ -155,7 +157,7 @@ class Compiling:
                 shapes=self.shapes,
                 plugins=self.plugins,
                 calibration=self.calibration,
-                progress=progress if self.calibration else None,
+                progress=progress,
                 dump_dir=Path(dump_dir) if dump_dir else None,
                 check_each=check_each,
             )

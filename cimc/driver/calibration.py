@@ -5,21 +5,29 @@ A pass that quantises by the range of activations gets it through its context.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import re
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from cimc.errors import CompileError, raise_all
 from cimc.frontend.evaluate import input_names
-from cimc.ir.graph import Graph, Value
-from cimc.ir.types import Array, container, is_float
+from cimc.ir.graph import Graph
+from cimc.ir.types import Array, TensorType, container, is_float
 
 Progress = Callable[[int, int], None]
+Data: TypeAlias = "str | Path | Mapping[str, Array] | Array | Calibration"
+"""What a user may give: a file, arrays by input name, the array of the only input."""
+
+_UNREADABLE = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+_DATA_SETS = ("x_train", "x_test")  # names of the inputs in the archives of data sets
 
 
 @dataclass(frozen=True)
@@ -31,39 +39,58 @@ class Calibration:
     arrays: dict[str, Array]
     digest: str
 
+    @property
+    def record(self) -> str:
+        """File name and digest, as a program states them."""
+        plain = re.sub(r"[^\w.-]", "_", Path(self.name).name)
+        return f"{plain}:{self.digest}"
+
+    def check(self, record: str) -> None:
+        """Raises CompileError unless `record` is that of the same data."""
+        if record and record.rpartition(":")[2] != self.digest:
+            raise CompileError(
+                f"the program was compiled with other data: {record}, this is {self.record}",
+                self.name,
+                help="give the file that it was compiled with",
+            )
+
     def samples(self, graph: Graph, most: int, least: int = 1) -> list[dict[str, Array]]:
         """The inputs of up to `most` samples by ONNX name, spread evenly over the data.
 
         Raises CompileError for all of: an input without an array, wrong types and shapes, NaN
         and infinity, fewer than `least` samples, different numbers of them."""
         errors: list[CompileError] = []
-        found: dict[str, Array] = {}
+        found: dict[str, _Fitted] = {}
         for value, name in zip(graph.inputs, input_names(graph)):
             array = self._array(name, len(graph.inputs))
             if array is None:
                 errors.append(self._missing(graph, name))
                 continue
-            problem = _problem(value, array)
-            if problem:
-                errors.append(CompileError(*_split(problem, f"{self.name}: input '{name}'")))
-                continue
-            found[name] = _shaped(value, array)
-        counts = {name: len(array) for name, array in found.items()}
+            try:
+                found[name] = _fit(array, value.type)
+            except CompileError as error:
+                place = f"{self.name}: input '{name}'"
+                errors.append(CompileError(error.message, place, error.help))
+        counts = {name: fitted.count for name, fitted in found.items()}
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"'{name}' has {n}" for name, n in counts.items())
             errors.append(CompileError(f"the numbers of samples differ: {listed}", self.name))
         count = min(counts.values(), default=least)
         if count < least:
-            errors.append(CompileError(f"{count} samples; at least {least} are needed", self.name))
+            have = f"{count} sample{'' if count == 1 else 's'}"
+            errors.append(CompileError(f"{have}: at least {least} are needed", self.name))
         raise_all(errors)
         chosen = np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
-        return [{name: array[i] for name, array in found.items()} for i in chosen]
+        return [{name: fitted.sample(i) for name, fitted in found.items()} for i in chosen]
 
     def _array(self, name: str, inputs: int) -> Array | None:
         if name in self.arrays:
             return self.arrays[name]
-        alone = inputs == 1 and len(self.arrays) == 1
-        return next(iter(self.arrays.values())) if alone else None
+        if inputs != 1:
+            return None
+        if len(self.arrays) == 1:
+            return next(iter(self.arrays.values()))
+        return next((self.arrays[key] for key in _DATA_SETS if key in self.arrays), None)
 
     def _missing(self, graph: Graph, name: str) -> CompileError:
         have = ", ".join(f"'{key}' {a.dtype}{list(a.shape)}" for key, a in self.arrays.items())
@@ -76,45 +103,106 @@ class Calibration:
         )
 
 
-def _problem(value: Value, array: Array) -> str:
-    """What is wrong with an array for an input; empty if nothing is."""
-    dims, dtype = value.tensor.shape, container(value.elem)
-    both_floats = is_float(value.elem) and array.dtype.kind == "f"
-    if array.dtype != dtype and not both_floats:
-        return f"is {array.dtype}, the model takes {dtype}|convert it as the model expects"
-    if dims is None or array.ndim != len(dims):
-        shape = list(array.shape)
-        return f"has the shape {shape}, the model takes {value.type}, samples along axis 0|"
-    wrong = [
-        (i, d) for i, d in enumerate(dims[1:], 1) if isinstance(d, int) and d != array.shape[i]
-    ]
-    if wrong:
-        axis, size = wrong[0]
-        turned = sorted(array.shape[1:]) == sorted(d for d in dims[1:] if isinstance(d, int))
-        hint = "are the channels where the model has them?" if turned else ""
-        return (
-            f"has {array.shape[axis]} along axis {axis}, the model takes {size} "
-            f"({value.type})|{hint}"
-        )
-    if isinstance(dims[0], int) and dims[0] > 1 and array.shape[0] % dims[0]:
-        return f"has {array.shape[0]} along axis 0, which is no multiple of {dims[0]}|"
+@dataclass(frozen=True)
+class _Fitted:
+    """An array as samples of an input: `size` of its rows make one; None: each row is one."""
+
+    array: Any
+    dtype: Any
+    size: int | None
+
+    @property
+    def count(self) -> int:
+        return len(self.array) // (self.size or 1)
+
+    def sample(self, index: int) -> Array:
+        rows = self.array[index]
+        if self.size is not None:
+            rows = self.array[index * self.size : (index + 1) * self.size]
+        found: Array = np.ascontiguousarray(rows, self.dtype).reshape(rows.shape)
+        return found
+
+
+def _fit(array: Any, type_: Any) -> _Fitted:
+    """Raises CompileError, without a place, for an array that does not fit the input's type."""
+    if not isinstance(type_, TensorType) or type_.shape is None:
+        raise CompileError(f"is {type_}: calibration takes tensors of known rank")
+    if array.ndim == 0:
+        raise CompileError("is a single number, not samples along the first axis")
+    dtype = container(type_.elem)
+    _check_type(array, dtype, is_float(type_.elem))
+    found = _laid_out(array, type_.shape, dtype)
+    if found is None:
+        raise _wrong_shape(array, type_)
+    if found.size is not None and len(array) % found.size:
+        raise CompileError(f"has {len(array)} along axis 0: no multiple of {found.size}")
     bad = int((~np.isfinite(array)).sum()) if array.dtype.kind == "f" else 0
     if bad:
-        return f"has {bad} elements that are NaN or infinite|"
-    return ""
-
-
-def _split(problem: str, where: str) -> tuple[str, str, str | None]:
-    message, _, help = problem.partition("|")
-    return message, where, help or None
-
-
-def _shaped(value: Value, array: Any) -> Array:
-    """[samples, *shape of one]."""
-    dims = value.tensor.shape or ()
-    size = dims[0] if dims and isinstance(dims[0], int) else 1
-    found: Array = array.astype(container(value.elem)).reshape(-1, size, *array.shape[1:])
+        raise CompileError(f"{bad} of its {array.size} elements are NaN or infinite")
     return found
+
+
+def _check_type(array: Any, dtype: Any, floats: bool) -> None:
+    if array.dtype == dtype or (floats and array.dtype.kind == "f"):
+        return
+    if dtype.kind in "iu" and array.dtype.kind in "iu":
+        if np.array_equal(array, array.astype(dtype)):
+            return
+        raise CompileError(f"has values that {dtype} does not hold")
+    raise CompileError(
+        f"is {array.dtype}, the model takes {dtype}",
+        help="convert it, and scale it as in training" if floats else "convert it",
+    )
+
+
+def _laid_out(array: Any, dims: Sequence[int | str], dtype: Any) -> _Fitted | None:
+    """The array with samples as the input takes them; a missing axis of one channel is added."""
+    size = dims[0] if dims and isinstance(dims[0], int) else 1
+    if dims and _agrees(array.shape[1:], dims[1:]):
+        return _Fitted(array, dtype, size)
+    if _agrees(array.shape[1:], dims):
+        return _Fitted(array, dtype, None)
+    if len(dims) > 2 and dims[1] == 1 and _agrees(array.shape[1:], dims[2:]):
+        return _Fitted(array[:, None], dtype, size)
+    if len(dims) > 2 and dims[-1] == 1 and _agrees(array.shape[1:], dims[1:-1]):
+        return _Fitted(array[..., None], dtype, size)
+    return None
+
+
+def _agrees(sizes: Sequence[int], dims: Sequence[int | str]) -> bool:
+    return len(sizes) == len(dims) and all(
+        isinstance(d, str) or s == d for s, d in zip(sizes, dims)
+    )
+
+
+def _wrong_shape(array: Any, type_: TensorType) -> CompileError:
+    sizes, dims = list(array.shape[1:]), list(type_.shape or ())[1:]
+    moved = [*sizes[-1:], *sizes[:-1]], [*sizes[1:], *sizes[:1]]
+    help = "the first axis counts the samples"
+    if len(sizes) > 2 and _agrees(moved[0], dims):
+        axes = (0, len(sizes), *range(1, len(sizes)))
+        help = f"its channels come last: numpy.transpose(array, {axes})"
+    elif len(sizes) > 2 and _agrees(moved[1], dims):
+        axes = (0, *range(2, len(sizes) + 1), 1)
+        help = f"its channels come first: numpy.transpose(array, {axes})"
+    return CompileError(f"has the shape {list(array.shape)}, the model takes {type_}", help=help)
+
+
+def calibration_for(passes: Sequence[Any], given: Data | None, where: str) -> Calibration | None:
+    """What the user gave, read. Raises CompileError for data that no pass takes, and as
+    `load_calibration`."""
+    if given is None:
+        return None
+    if not any(f.name == "data" for step in passes for f in dataclasses.fields(step)):
+        raise CompileError(
+            "no pass takes the calibration data", where, help="-p int8 quantises by it"
+        )
+    if isinstance(given, Calibration):
+        return given
+    if isinstance(given, (str, Path)):
+        return load_calibration(given)
+    arrays = given if isinstance(given, Mapping) else {"": given}
+    return _calibration("arrays", {name: np.asarray(array) for name, array in arrays.items()})
 
 
 def load_calibration(path: str | Path) -> Calibration:
@@ -123,15 +211,21 @@ def load_calibration(path: str | Path) -> Calibration:
     try:
         loaded = np.load(path, allow_pickle=False)
         arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"": loaded}
-    except OSError as error:
-        raise CompileError(f"can't read it: {error.strerror or error}", str(path)) from None
-    except (ValueError, zipfile.BadZipFile, EOFError):
+    except FileNotFoundError:
+        raise CompileError("no such file", str(path)) from None
+    except _UNREADABLE as error:
+        text = error.strerror if isinstance(error, OSError) else None
         raise CompileError(
-            "is no NumPy archive of plain arrays", str(path),
+            f"can't read it: {text}" if text else "is no NumPy archive of plain arrays", str(path),
             help="write it with numpy.savez(path, INPUT=array), samples along the first axis",
         ) from None  # fmt: skip
+    return _calibration(str(path), arrays)
+
+
+def _calibration(name: str, arrays: dict[str, Any]) -> Calibration:
     digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
-    return Calibration(str(path), arrays, digest.hexdigest()[:8])
+    for key in sorted(arrays):
+        array = np.ascontiguousarray(arrays[key])
+        digest.update(f"{key} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return Calibration(name, arrays, digest.hexdigest()[:8])

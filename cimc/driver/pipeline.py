@@ -1,4 +1,7 @@
-"""Reads `-p cleanup,allocate-tiles{strategy=fast}` into passes with options."""
+"""Reads `-p cleanup,allocate-tiles{strategy=fast}` into passes with options.
+
+Options of a pipeline go to those of its passes that have them: `int8{bits=4}`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from cimc.driver.base import Pass
@@ -33,9 +37,8 @@ def _expand(
         if name in inside:
             raise CompileError(f"pipeline '{name}' contains itself", f"-p {spec}")
         if name in registry.pipelines:
-            if options is not None:
-                raise CompileError(f"pipeline '{name}' has no options of its own", f"-p {spec}")
-            yield from _expand(registry.pipelines[name], registry, (*inside, name), unknown)
+            held = _expand(registry.pipelines[name], registry, (*inside, name), unknown)
+            yield from _given(list(held), options or "", name, spec)
             continue
         if name not in registry.passes and unknown is not None:
             unknown.append(name)
@@ -69,10 +72,36 @@ def _suggest(name: str, registry: Registry) -> str:
     return f"did you mean '{close[0]}'?" if close else "`cimc passes` lists them"
 
 
-def _make(cls: type[Pass], text: str, spec: str) -> Pass:
+def _given(passes: list[Pass], text: str, name: str, spec: str) -> list[Pass]:
+    """The passes of a pipeline with the options that it was given: each goes to every pass that
+    has it."""
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        key = part.partition("=")[0].strip()
+        takers = [i for i, step in enumerate(passes) if key in option_names(step)]
+        if not takers:
+            known = ", ".join(dict.fromkeys(o for p in passes for o in option_names(p)))
+            raise CompileError(
+                f"no pass of pipeline '{name}' has an option '{key}'",
+                f"-p {spec}",
+                help=f"they have: {known or 'none'}",
+            )
+        for i in takers:
+            before = vars(passes[i])
+            passes[i] = _make(type(passes[i]), part, spec, before)
+    return passes
+
+
+def option_names(step: Pass | type[Pass]) -> list[str]:
+    """The options of a pass."""
+    return [f.name for f in dataclasses.fields(step)]
+
+
+def _make(
+    cls: type[Pass], text: str, spec: str, before: Mapping[str, Any] = MappingProxyType({})
+) -> Pass:
     hints = typing.get_type_hints(cls)
     known = {f.name: hints[f.name] for f in dataclasses.fields(cls)}
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = dict(before)
     for part in filter(None, (p.strip() for p in text.split(","))):
         key, equals, value = (s.strip() for s in part.partition("="))
         if not equals or key not in known:
@@ -102,16 +131,12 @@ def _value(text: str, kind: Any, what: str, spec: str) -> Any:
         ) from None
 
 
-def spec_of(passes: Sequence[Pass]) -> str:
-    """The comma list that gives these passes: options where they are not the default."""
-    return ",".join(_stated(step) for step in passes)
-
-
-def _stated(step: Pass) -> str:
-    given = []
-    for f in dataclasses.fields(step):
-        value = getattr(step, f.name)
-        if value != f.default:
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-            given.append(f"{f.name}={text}")
-    return f"{step.name}{{{','.join(given)}}}" if given else step.name
+def with_option(spec: str, registry: Registry, key: str, value: str) -> str:
+    """The comma list with an option set, where a pass has it: `int8` as `int8{key=value}`."""
+    parts = []
+    for name, options in _items(spec):
+        held = [o.strip() for o in (options or "").split(",") if o.strip()]
+        if any(key in option_names(step) for step in parse_pipeline(name, registry)):
+            held = [*(o for o in held if not o.startswith(f"{key}=")), f"{key}={value}"]
+        parts.append(f"{name}{{{','.join(held)}}}" if held else name)
+    return ",".join(parts)

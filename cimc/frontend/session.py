@@ -35,13 +35,15 @@ def open_session(model: bytes, what: str, threads: int = 0) -> Any:
         raise CompileError(f"onnxruntime cannot load it: {_brief(error)}", what) from error
 
 
-def call(session: Any, feeds: dict[str, Array], what: str) -> list[Array]:
-    """Run a session on named inputs; results in the order of the model's outputs.
+def call(
+    session: Any, feeds: dict[str, Array], what: str, names: Sequence[str] | None = None
+) -> list[Array]:
+    """Run a session on named inputs; results in the order of `names`, or of the model's outputs.
 
     Raises CompileError if onnxruntime fails.
     """
     try:
-        results: Sequence[Any] = session.run(None, feeds)
+        results: Sequence[Any] = session.run(names, feeds)
     except Exception as error:
         raise CompileError(f"onnxruntime cannot run it: {_brief(error)}", what) from error
     return [r if isinstance(r, list) else np.asarray(r) for r in results]  # type: ignore[misc]

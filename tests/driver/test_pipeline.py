@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from cimc.driver.base import Pass, PassContext
-from cimc.driver.pipeline import parse_pipeline
+from cimc.driver.pipeline import parse_pipeline, with_option
 from cimc.driver.registry import Registry
 from cimc.errors import CompileError
 from cimc.ir.graph import Graph
@@ -68,11 +68,28 @@ def registry() -> Registry:
         ),
         ("with-options{count=3},plain", [Options(count=3), Plain()]),
         ("both", [Plain(), Options(count=2)]),
+        ("both{}", [Plain(), Options(count=2)]),
+        ("both{count=3}", [Plain(), Options(count=3)]),
+        ("more{mode=b, deep=true}", [Plain(), Options(2, deep=True, mode="b"), Plain()]),
         ("more,plain", [Plain(), Options(count=2), Plain(), Plain()]),
     ],
 )
 def test_parse(registry: Registry, text: str, expected: list[Pass]) -> None:
     assert parse_pipeline(text, registry) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("plain", "plain"),
+        ("both", "both{count=7}"),
+        (" plain, more ,with-options", "plain,more{count=7},with-options{count=7}"),
+        ("with-options{count=3,mode=b}", "with-options{mode=b,count=7}"),
+        ("both{mode=b},plain{}", "both{mode=b,count=7},plain"),
+    ],
+)
+def test_with_option(registry: Registry, text: str, expected: str) -> None:
+    assert with_option(text, registry, "count", "7") == expected
 
 
 @pytest.mark.parametrize(
@@ -92,7 +109,13 @@ def test_parse(registry: Registry, text: str, expected: list[Pass]) -> None:
         ("with-options{share=x}", "with-options{share} must be of type float, not 'x'", None),
         ("with-options{deep=1}", "with-options{deep} must be true or false, not '1'", None),
         ("with-options{count=-1}", "pass 'with-options': count must not be negative", None),
-        ("both{x=1}", "pipeline 'both' has no options of its own", None),
+        (
+            "both{x=1}",
+            "no pass of pipeline 'both' has an option 'x'",
+            "they have: count, share, deep, mode, limit",
+        ),
+        ("both{count=two}", "with-options{count} must be of type int, not 'two'", None),
+        ("both{count=-1}", "pass 'with-options': count must not be negative", None),
         ("loop", "pipeline 'loop' contains itself", None),
     ],
 )
