@@ -126,6 +126,57 @@ ADD = "acc.add %a[0:4], %c[0:4]"
             0,
             18,
         ),
+        # counts of column ranges: each of a range's columns, whatever range
+        (
+            "acc.clr %a[0:8]; ld.vector %x, b[0], width=10; read.and %d[0:4], t[0][0:4], %x; "
+            "popc %c[0:8], %d[0:4], width=5; acc.add %a[0:8], %c[0:8], shl=1; "
+            "acc.sub %a[0:8], %c[0:8]",
+            -5,
+            10,
+        ),
+        (
+            "acc.clr %a[0:4]; ld.vector %x, b[0], width=10; read.and %d[0:4], t[0][0:4], %x; "
+            "popc %c[0:4], %d[0:4], width=2; acc.add %a[0:4], %c[0:4]; "
+            "popc %c[0:4], %d[0:4], width=8; acc.add %a[0:4], %c[0:4]; acc.add %a[0:4], %x.valid",
+            0,
+            26,
+        ),
+        # a byte times constants of the range
+        ("acc.clr %a[0:2]; acc.mac %a[0:2], x[0, 3:4], k[0:2]", -7 * 255, 3 * 255),
+        (
+            "acc.clr %a[0:2]; for i in 0:9; acc.mac %a[0:2], x[0, 3:4], k[2:4]; end",
+            0,
+            9 * 100 * 255,
+        ),
+        # a sum times constants
+        (
+            "acc.clr %a[0:4]; acc.clr %s[0:1]; ld.vector %x, b[0], width=10; "
+            "acc.sub %s[0:1], %x.ones, shl=1; acc.mac %a[0:4], %s[0:1], k",
+            -2000,
+            140,
+        ),
+        (
+            "for p in 0:9; acc.clr %a[0:4]; acc.clr %s[0:1]; for q in 0:4; "
+            "ld.vector %x, b[0], width=10; acc.add %s[0:1], %x.ones; end; "
+            "acc.mac %a[0:4], %s[0:1], k; end",
+            -280,
+            4000,
+        ),
+        # known from outside the loop, which doesn't change it
+        (
+            "acc.clr %a[0:4]; acc.clr %s[0:2]; ld.vector %x, b[0], width=10; "
+            "acc.add %s[1:2], %x.ones; for p in 0:3; for q in p:4; "
+            "acc.mac %a[0:4], %s[1:2], k; end; end",
+            -630,
+            9000,
+        ),
+        # not known: one iteration adds to what the one before left
+        (
+            "acc.clr %a[0:4]; acc.clr %s[0:1]; for p in 0:1000; "
+            "acc.mac %a[0:1], %s[0:1], k[0:1]; acc.add %s[0:1], k[1:2]; end",
+            -28_000,
+            28_000,
+        ),
     ],
 )
 def test_bounds(code: str, low: int, high: int) -> None:
