@@ -27,10 +27,10 @@ def test_each_sample_has_its_own_zero_point():
     low, high = np.split(program.datas["conv1.w"].array.astype(int), 2)
     w = (low - 2 * high).reshape(2, 3, 3)
     wide = np.pad(x[:, 0].astype(int) - zero[:, :, None], ((0, 0), (1, 1), (1, 1)))
-    sums = np.zeros((5, 2, 4, 4), np.float32) + program.datas["conv1.bias"].array[:, None, None]
+    sums = np.zeros((5, 2, 4, 4), int) + program.datas["conv1.bias"].array[:, None, None]
     for i, j in np.ndindex(3, 3):
         sums += wide[:, None, i : i + 4, j : j + 4] * w[:, i, j, None, None]
-    scaled = sums * program.datas["conv1.scale"].array[:, None, None]
+    scaled = sums.astype(np.float32) * program.datas["conv1.scale"].array[:, None, None]
     expected = np.rint(np.clip(scaled, -3, 252)).astype(int) + 3
     assert np.array_equal(result.outputs["y"], expected)
     assert result.counts.static() == static_counts(program, 5).static()
