@@ -166,7 +166,8 @@ def requantise(x: Any, scale: Any, zero: int, to: str) -> Array:
     """q = round_half_even(clamp(f32(x) * scale, low - zero, high - zero)) + zero, [low, high]
     the range of element type `to`: the float32 steps of onnxruntime's QLinear kernels."""
     low, high = int_range(to)
-    value = x.astype(np.float32) * scale.astype(np.float32)
+    with np.errstate(over="ignore"):  # an infinite product is clamped like a large one
+        value = x.astype(np.float32) * scale.astype(np.float32)
     value = np.clip(value, np.float32(low - zero), np.float32(high - zero))
     result: Array = (np.rint(value).astype(np.int32) + zero).astype(container(to))
     return result

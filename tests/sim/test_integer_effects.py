@@ -216,7 +216,7 @@ def requantised(value, scale, zero, elem):
     """One value in Python: a product of two float32 is exact in float64, so rounding it once
     more gives the float32 product."""
     low, high = int_range(elem)
-    product = F32(float(F32(value)) * float(scale))
+    product = F32(max(-3.4e38, min(3.4e38, float(F32(value)) * float(scale))))
     return round(float(min(max(product, F32(low - zero)), F32(high - zero)))) + zero
 
 
@@ -226,7 +226,7 @@ def test_st_rq_and_pp_rq(rng, elem, data):
     magnitude = data.draw(st.sampled_from([5, 300, 2**24 + 5, 2**31 - 1]))
     sums = rng.integers(-magnitude - 1, magnitude, (2, 5), endpoint=True).astype(np.int32)
     scales = (2.0 ** rng.integers(-20, 3, 5) * rng.uniform(0.5, 1, 5)).astype(F32)
-    scales[0] = 0.5  # halves
+    scales[:2] = 0.5, 3e38  # halves; products beyond float32
     v, tally = Vec(empty(elem, 6), 0, 1, 6), Tally()
     a = Accumulators(sums.astype(np.int64), -(2**31), 2**31 - 1)
     effects.st_rq(tally, v, a, scales, zero)
