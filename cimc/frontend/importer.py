@@ -227,7 +227,7 @@ def _check_constants(graph: Graph, where: str) -> None:
 
 def infer_types(graph: Graph, where: str) -> None:
     """Fill in the type of every result, in place: by ONNX shape inference over the graph's
-    ONNX form, then by onnxruntime for what is still unknown.
+    ONNX form, then by onnxruntime for what is still unknown, a rank among it.
 
     Raises CompileError where onnxruntime refuses the model.
     """
@@ -236,11 +236,20 @@ def infer_types(graph: Graph, where: str) -> None:
     model = to_onnx(_light(graph))
     session = open_session(_serialise(model), where)
     _refine(graph, model)
-    unknown = [v for n in graph.nodes for v in n.outputs if isinstance(v.type, AnyType)]
+    results = [v for n in graph.nodes for v in n.outputs if v not in graph.outputs]
+    unknown = [v for v in results if not _known(v.type)]
     if unknown:
         _apply(graph, _ask_runtime(model, unknown, where))
     for out, info in zip(graph.outputs, session.get_outputs()):
         _narrow(out, _runtime_type(info))
+
+
+def _known(type_: Type) -> bool:
+    """Whether a type says all but sizes; behind operators that ONNX does not know, its inference
+    finds element types without a rank."""
+    if isinstance(type_, TensorType):
+        return type_.shape is not None
+    return not isinstance(type_, AnyType)
 
 
 def refine_types(graph: Graph) -> None:

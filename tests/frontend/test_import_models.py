@@ -306,6 +306,18 @@ def test_operators_of_onnxruntime(tmp_path: Path) -> None:
     assert [str(n.output.type) for n in found.nodes] == ["f32[2,2]", "f32[2,2]"]
 
 
+def test_ranks_behind_operators_of_onnxruntime() -> None:
+    """ONNX's own inference finds the element type of `n` alone."""
+    nodes = [
+        node("Gelu", ["x"], ["g"], domain="com.microsoft"),
+        node("HardSigmoid", ["g"], ["n"]),
+        node("Neg", ["n"], ["y"]),
+    ]
+    proto = graph(nodes, [("x", F32, ["N", 2])], [("y", F32, None)])
+    found = import_model(model(proto, com_microsoft=1), "m.onnx")
+    assert [str(n.output.type) for n in found.nodes] == ["f32[N,2]"] * 3
+
+
 def test_classical_learning_operators(tmp_path: Path) -> None:
     proto = graph(
         [node("Scaler", ["x"], ["y"], domain="ai.onnx.ml", offset=[1.0, 2.0], scale=[0.5, 2.0])],
