@@ -39,13 +39,7 @@ from typing import Any
 import numpy as np
 
 from cimc.driver import Pass, PassContext, Rewriter
-from cimc.driver.integer_layers import (
-    Operands,
-    convolution,
-    product,
-    requantised,
-    transposed,
-)
+from cimc.driver.integer_layers import Operands, convolution, product, requantised, transposed
 from cimc.driver.padding import unpadded
 from cimc.driver.qdq_groups import (
     End,
