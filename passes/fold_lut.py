@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from cimc.driver import Pass, PassContext, Rewriter
-from cimc.driver.elementwise import RISING
+from cimc.driver.elementwise import QLINEAR, RISING
 from cimc.driver.rewrite import target_shape
 from cimc.driver.tables import even_table_of
 from cimc.frontend.quantisers import QUANTIZE
 from cimc.frontend.windows import covered, window_attrs
 from cimc.ir.graph import Graph, Node, Value
-from cimc.ir.types import TensorType, container, int_range, is_integer, planes
+from cimc.ir.types import Dim, TensorType, container, int_range, is_integer, planes
 
 _BITS = 8
 
@@ -50,10 +50,11 @@ class _Region:
     nodes: tuple[Node, ...]
 
 
-def _region(rw: Rewriter, value: Value, tables: bool) -> _Region | None:
-    """The region behind a value, back to the integer that all of it begins with; `tables` says
-    whether it goes through the tables that there are."""
-    shape = value.tensor.shape
+def _region(
+    rw: Rewriter, values: Sequence[Value | None], shape: tuple[Dim, ...] | None, tables: bool
+) -> _Region | None:
+    """The region behind values of one shape, back to the integer that all of it begins with;
+    `tables` says whether it goes through the tables that there are."""
     found: dict[Node, None] = {}
     sources: dict[Value, None] = {}
 
@@ -76,7 +77,7 @@ def _region(rw: Rewriter, value: Value, tables: bool) -> _Region | None:
         found[node] = None
         return True
 
-    if shape is None or not visit(value) or len(sources) != 1:
+    if shape is None or not all(v is None or visit(v) for v in values) or len(sources) != 1:
         return None
     return _Region(next(iter(sources)), tuple(found))
 
@@ -98,12 +99,24 @@ class _Fold:
                 return lambda: near[0]
             x, table = self._table(value, tables=True) or near
             return lambda: self.lut(x, table)
+        far = self._table(value, tables=True)
+        if far is not None:
+            return lambda: self.lut(*far)
         node = self.rw.producer(value)
         if node is None or self.end.op not in QUANTIZE or len(node.outputs) != 1:
             return None
         if node.op in _RULES:
             return _RULES[node.op](self, node)
         return None
+
+    def pair(self) -> Made | None:
+        """8. QLinearAdd, QLinearMul of tables of one integer ⇒ cim.lut"""
+        end, y = self.end, self.end.output
+        region = _region(self.rw, end.inputs, y.tensor.shape, tables=True)
+        if region is None or not _small(y):
+            return None
+        table = self.table((*region.nodes, end), region.source, y)
+        return None if table is None else lambda: self.lut(region.source, table)
 
     def op(self, op: str, inputs: Sequence[Value | None], attrs: dict[str, Any],
            type_: TensorType | None = None) -> Value:  # fmt: skip
@@ -155,7 +168,7 @@ class _Fold:
 
     def _table(self, value: Value, tables: bool) -> tuple[Value, Any] | None:
         """The integer that the quantised value is a map of, and that map."""
-        region = _region(self.rw, value, tables)
+        region = _region(self.rw, [value], value.tensor.shape, tables)
         if region is None:
             return None
         last = self.quantised(value)
@@ -286,6 +299,12 @@ def _plain(end: Node) -> bool:
     return one and numbers[0].elem == "f32" and not end.attrs.get("block_size", 0)
 
 
+def _planned(fold: _Fold) -> Made | None:
+    if fold.end.op in QLINEAR:
+        return fold.pair()
+    return fold.plan(fold.end.arg(0)) if _plain(fold.end) else None
+
+
 @dataclass(frozen=True)
 class FoldLut(Pass):
     """Rules (a, b, q integers of at most 8 bits, d = cim.dequant, Q = QuantizeLinear of one scale
@@ -300,6 +319,7 @@ class FoldLut(Pass):
     6. `Q(Concat(x, y))` ⇒ `cim.concat(Q(x), Q(y))`, if rules take both
     7. a table behind a `cim.requant` of its own that only moves and cuts its range ⇒ `cim.requant`
        to that range at once
+    8. `QLinearAdd`, `QLinearMul` of q, tables of q and constants of one element ⇒ `cim.lut(q)`
     """
 
     name = "fold-lut"
@@ -308,8 +328,8 @@ class FoldLut(Pass):
 
     def run(self, graph: Graph, ctx: PassContext) -> bool:
         rw = Rewriter(graph)
-        for end in [n for n in graph.nodes if n.op in _ENDS]:
-            made = _Fold(rw, end).plan(end.arg(0)) if _plain(end) else None
+        for end in [n for n in graph.nodes if n.op in (*_ENDS, *QLINEAR)]:
+            made = _planned(_Fold(rw, end))
             if made is None:
                 continue
             known = set(rw.made)

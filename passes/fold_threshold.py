@@ -8,7 +8,7 @@ from typing import Any
 
 from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.bounds import bounds
-from cimc.driver.elementwise import data_input, rising
+from cimc.driver.elementwise import QLINEAR, data_input, rising
 from cimc.driver.steps import Steps, chain_axes, chain_axis, find_steps
 from cimc.frontend.quantisers import QUANTIZE
 from cimc.frontend.windows import covered, window_attrs
@@ -28,7 +28,7 @@ class _Chain:
     source: Value
 
 
-_ENDS = ("cim.sign", "cim.quantize", *QUANTIZE)
+_ENDS = ("cim.sign", "cim.quantize", *QUANTIZE, *QLINEAR)
 _MOST = 1 << 20  # entries of a table of thresholds
 
 
@@ -36,8 +36,12 @@ def _plain_end(node: Node) -> bool:
     """Whether the operation makes integers of at most 8 bits from each element alone."""
     if node.op == "cim.sign":
         return True
-    made = node.output.elem
-    return is_integer(made) and planes(made) <= 8 and data_input(node) == 0 and rising(node)
+    made, index = node.output.elem, data_input(node)
+    if index is None or not is_integer(made) or planes(made) > 8:
+        return False
+    if node.op in QLINEAR:
+        return node.arg(index).tensor.shape == node.output.tensor.shape
+    return index == 0 and rising(node)
 
 
 def _worth(end: Node, chain: _Chain) -> bool:
@@ -56,7 +60,7 @@ def _worth(end: Node, chain: _Chain) -> bool:
 def _climb(rw: Rewriter, sign: Node) -> _Chain | None:
     """The longest chain of element-wise operations, and at most one MaxPool, above a sign
     that begins at an integer."""
-    value, nodes, pool = sign.arg(0), [sign], None
+    value, nodes, pool = sign.arg(data_input(sign) or 0), [sign], None
     found: _Chain | None = None
     while True:
         if is_integer(value.elem) and value.const is None:
@@ -182,6 +186,7 @@ class FoldThreshold(Pass):
     7. `cim.sign(f(d(cim.sign(x) zero=0)))` with f keeping the sign ⇒ `cim.sign(x) zero=±1`
     8. rules 1 to 5 for `QuantizeLinear` and `cim.quantize` of at most 8 bits in the place of the
        sign, q wider than 8 bits or channels that differ: one threshold for each level
+    9. the same for `QLinearAdd` and `QLinearMul` with a constant that differs by channel
     """
 
     name = "fold-threshold"

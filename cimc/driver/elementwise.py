@@ -89,7 +89,26 @@ def _slopes(node: Node) -> bool:
     return _divisor(node) or _factor(node)
 
 
-_EITHER_SIDE = ("onnx.Add", "onnx.Mul", "onnx.Sub", "onnx.Max", "onnx.Min", "onnx.Div")
+def _quantised_sum(node: Node) -> bool:
+    """Of integers: the scales of x, y and the result are above zero."""
+    scales = [_const(node, i) for i in (1, 4, 6)]
+    return all(s is not None and bool(np.all(s > 0)) for s in scales)
+
+
+def _quantised_product(node: Node) -> bool:
+    """By a factor that is nowhere below its zero point."""
+    at = 3 if data_input(node) == 0 else 0
+    factor, zero = _const(node, at), _const(node, at + 2)
+    if factor is None or not _quantised_sum(node):
+        return False
+    return bool(np.all(factor >= (0 if zero is None else zero)))
+
+
+QLINEAR = ("ms.QLinearAdd", "ms.QLinearMul")
+"""Of two quantised operands, each with its scale and zero point."""
+_EITHER_SIDE = (
+    "onnx.Add", "onnx.Mul", "onnx.Sub", "onnx.Max", "onnx.Min", "onnx.Div", *QLINEAR,
+)  # fmt: skip
 
 # Approximated functions (Sigmoid, Exp, …) may fall by an ulp: they count as not rising.
 RISING: dict[str, Callable[[Node], bool]] = {
@@ -129,6 +148,8 @@ RISING: dict[str, Callable[[Node], bool]] = {
     "cim.quantize": _always,
     "onnx.QuantizeLinear": _quantiser,
     "ms.QuantizeLinear": _quantiser,
+    "ms.QLinearAdd": _quantised_sum,
+    "ms.QLinearMul": _quantised_product,
     "qonnx.Quant": _quant,
     "qonnx.IntQuant": _quant,
     "qonnx.MultiThreshold": _steps,
