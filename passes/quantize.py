@@ -31,7 +31,7 @@ _LAYERS = tuple(f"onnx.{op}" for op in LAYERS)
 _LEAST = {"minmax": 1, "entropy": 8, "percentile": 8}  # samples that a method needs
 _OPSET = 13  # scales for each channel
 _WHERE = "pass 'quantize'"
-_QUANTISED = re.compile(r"(cim|qonnx)\.|.*(QuantizeLinear|QLinear|Integer$)")
+_QUANTISED = re.compile(r"(cim|qonnx)\.|.*([Qq]uantizeLinear|QLinear|Integer$)")
 
 
 def _data(ctx: PassContext, record: str) -> Calibration:
@@ -55,11 +55,16 @@ def _raise_opset(graph: Graph, ctx: PassContext) -> None:
     run_passes(graph, parse_pipeline("cleanup", load_registry()), ctx)
 
 
+def _say_why(graph: Graph, why: dict[Node, str]) -> None:
+    """Reasons for the operations of the same names."""
+    reasons = {node.source: text for node, text in why.items()}
+    for node in graph.nodes:
+        node.why = reasons.get(node.source, node.why)
+
+
 def _take(graph: Graph, found: Graph, why: dict[Node, str]) -> None:
     """Put the quantised graph in the place of the float one."""
-    reasons = {node.source: text for node, text in why.items()}
-    for node in found.nodes:
-        node.why = reasons.get(node.source)
+    _say_why(found, why)
     graph.inputs, graph.outputs = found.inputs, found.outputs
     graph.nodes, graph.consts, graph.opsets = found.nodes, found.consts, found.opsets
 
@@ -151,18 +156,18 @@ def _stays(graph: Graph, node: Node) -> bool:
     return node.arg(0) in graph.outputs or (low or 0.0) > 0 or (high or 0.0) < 0
 
 
-def _axes(layers: Sequence[Node]) -> dict[str, int | None]:
-    """The channel axis of weights, by name, that are the left side of a product; None for
-    vectors, which have one scale."""
-    found: dict[str, int | None] = {}
+def _one_scale(layers: Sequence[Node]) -> list[str]:
+    """Weights, by name, that get one scale: vectors, the left side of a product, and those of
+    grouped ConvTranspose, whose output channels share an axis."""
+    found = []
     for node in layers:
-        if node.op != "onnx.MatMul":
-            continue
-        a, b = (node.arg(i).const for i in (0, 1))
-        if b is not None and b.ndim == 1:
-            found[node.arg(1).name] = None
-        elif a is not None:
-            found[node.arg(0).name] = a.ndim - 2 if a.ndim > 1 else None
+        product = node.op == "onnx.MatMul"
+        left, right = (node.arg(i).const for i in (0, 1))
+        vector = product and right is not None and right.ndim == 1
+        if vector or (node.op == "onnx.ConvTranspose" and node.int_attr("group", 1) > 1):
+            found.append(node.arg(1).name)
+        elif product and left is not None:
+            found.append(node.arg(0).name)
     return found
 
 
@@ -239,6 +244,7 @@ class Quantize(Pass):
         why |= {n: text for n in layers if (text := _trouble(n))}
         layers = [n for n in layers if n not in why]
         if not layers:
+            _say_why(graph, why)
             ctx.notes.append("quantize: no float layer to quantise")
             return bool(folded) or old < _OPSET
         stay = {*why, *aside, *(n for n in graph.nodes if _stays(graph, n))}
@@ -246,7 +252,8 @@ class Quantize(Pass):
         after = quantise_static(
             before, samples, method=self.method, bits=self.bits,
             skip=[str(n.source) for n in graph.nodes if n in stay],
-            axes=_axes(layers), sample_bytes=_activation_bytes(graph), progress=ctx.progress,
+            one_scale=_one_scale(layers), sample_bytes=_activation_bytes(graph),
+            progress=ctx.progress,
         )  # fmt: skip
         errors = layer_errors(before, after, samples)
         _take(graph, import_model(after, f"@{graph.name}"), why)

@@ -146,10 +146,10 @@ def _plain_gemm(rw: Rewriter, node: Node, channels: int) -> None:
 def _set_const(rw: Rewriter, node: Node, index: int, array: Any, name: str) -> None:
     """A new float32 constant as operand, which takes the name; others may go on using the old."""
     value = rw.const(name, array.astype(np.float32), "f32")
-    old = node.inputs[index] if index < len(node.inputs) else None
+    node.inputs += [None] * (index + 1 - len(node.inputs))
+    old, node.inputs[index] = node.inputs[index], value
     if old is not None:
         old.name, value.name = value.name, old.name
-    node.inputs[index:] = [*[None] * (index - len(node.inputs)), value]
 
 
 def _fold(rw: Rewriter, node: Node, affine: _Affine) -> bool:
@@ -166,8 +166,9 @@ def _fold(rw: Rewriter, node: Node, affine: _Affine) -> bool:
             return False
         bias = found
     w = node.arg(1)
-    weights = _scaled(node, np.asarray(w.const, np.float64), affine.scale).astype(np.float32)
-    shifted = (bias * affine.scale + affine.shift).astype(np.float32)
+    with np.errstate(over="ignore"):
+        weights = _scaled(node, np.asarray(w.const, np.float64), affine.scale).astype(np.float32)
+        shifted = (bias * affine.scale + affine.shift).astype(np.float32)
     if not (np.isfinite(weights).all() and np.isfinite(shifted).all()):
         return False
     if np.any(affine.scale != 1):

@@ -78,7 +78,7 @@ class Calibration:
         count = min(counts.values(), default=least)
         if count < least:
             have = f"{count} sample{'' if count == 1 else 's'}"
-            errors.append(CompileError(f"{have}: at least {least} are needed", self.name))
+            errors.append(CompileError(f"{have}: it takes at least {least}", self.name))
         raise_all(errors)
         chosen = np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
         return [{name: fitted.sample(i) for name, fitted in found.items()} for i in chosen]
@@ -136,9 +136,11 @@ def _fit(array: Any, type_: Any) -> _Fitted:
         raise _wrong_shape(array, type_)
     if found.size is not None and len(array) % found.size:
         raise CompileError(f"has {len(array)} along axis 0: no multiple of {found.size}")
-    bad = int((~np.isfinite(array)).sum()) if array.dtype.kind == "f" else 0
-    if bad:
-        raise CompileError(f"{bad} of its {array.size} elements are NaN or infinite")
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # numbers beyond float32 are as bad as infinity
+            bad = int((~np.isfinite(array.astype(dtype, copy=False))).sum())
+        if bad:
+            raise CompileError(f"{bad} of its {array.size} elements are NaN or infinite")
     return found
 
 

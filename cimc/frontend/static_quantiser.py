@@ -9,7 +9,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,16 +73,16 @@ def quantise_static(
     method: str = "minmax",
     bits: int = 8,
     skip: Sequence[str] = (),
-    axes: Mapping[str, int | None] | None = None,
+    one_scale: Sequence[str] = (),
     sample_bytes: int = 0,
     progress: Progress | None = None,
 ) -> ModelProto:
     """The model with QDQ around its layers: activations u8 by the ranges of `samples`, weights
     signed of `bits` bits with a scale for each output channel; nodes of `skip` stay as they are.
 
-    Every node needs a name. axes: of weights whose channels are not where their operator has
-    them as a rule, None for one scale. sample_bytes: of all activations of a sample; histograms
-    are made of parts of the samples where all would need too much memory.
+    Every node needs a name. one_scale: weights with one scale for all channels. sample_bytes: of
+    all activations of a sample; histograms are made of parts of the samples where all would need
+    too much memory.
     Raises CompileError where the quantiser fails."""
     from onnxruntime.quantization import (
         CalibrationDataReader,
@@ -96,11 +96,9 @@ def quantise_static(
     methods = dict(zip(METHODS, (CalibrationMethod.MinMax, CalibrationMethod.Entropy,
                                  CalibrationMethod.Percentile)))  # fmt: skip
     extra: dict[str, Any] = {"QDQOpTypePerChannelSupportToAxis": {"MatMul": -1}}
-    if axes:
-        extra["TensorQuantOverrides"] = {
-            name: [{"quant_type": QuantType.QInt8} if axis is None else {"axis": axis}]
-            for name, axis in axes.items()
-        }
+    if one_scale:
+        override = [{"quant_type": QuantType.QInt8}]
+        extra["TensorQuantOverrides"] = dict.fromkeys(one_scale, override)
     if method != "minmax" and len(samples) * sample_bytes > _KEPT:
         parts = -(-len(samples) * sample_bytes // _KEPT)
         size = max(1, len(samples) // parts)
@@ -121,8 +119,8 @@ def quantise_static(
             text = " ".join(str(error).split())[:200]
             raise CompileError(f"onnxruntime's quantiser fails: {text}") from error
         found = onnx.load(target)
-    if bits < 8:
-        _fewer_bits(model, found, bits)
+    _restore(model, found, frozenset(skip))
+    _round_anew(model, found, bits)
     return found
 
 
@@ -142,6 +140,12 @@ class ModelView:
     def set(self, name: str, array: Any) -> None:
         """Give a constant other elements."""
         self.consts[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), name))
+
+    def add(self, tensor: TensorProto) -> None:
+        """A constant, unless it is there."""
+        if tensor.name not in self.consts:
+            self.consts[tensor.name] = self.model.graph.initializer.add()
+            self.consts[tensor.name].CopyFrom(tensor)
 
     def dequantiser(self, node: NodeProto, index: int) -> NodeProto | None:
         """The DequantizeLinear that makes an operand, if one does."""
@@ -179,27 +183,56 @@ def quantised_layers(floats: ModelView, found: ModelView) -> list[QuantisedLayer
     return layers
 
 
-def _fewer_bits(before: ModelProto, after: ModelProto, bits: int) -> None:
+def _restore(before: ModelProto, after: ModelProto, skip: frozenset[str]) -> None:
+    """Nodes of `skip` read their own weights and activations again where these are quantised for
+    other nodes; not those that a quantised node makes."""
+    floats, found = ModelView(before), ModelView(after)
+    for node in after.graph.node:
+        original = floats.nodes.get(node.name)
+        if node.name not in skip or original is None:
+            continue
+        for index, name in enumerate(original.input):
+            dequantiser = found.dequantiser(node, index)
+            if dequantiser is None:
+                continue
+            quantiser = found.made.get(dequantiser.input[0])
+            maker = None if quantiser is None else found.made.get(quantiser.input[0])
+            if quantiser is None and name in floats.consts:
+                found.add(floats.consts[name])
+                node.input[index] = name
+            elif quantiser is not None and (maker is None or maker.name in skip):
+                node.input[index] = quantiser.input[0]
+
+
+def _round_anew(before: ModelProto, after: ModelProto, bits: int) -> None:
     """Round the weights of each layer to ±(2**(bits - 1) - 1) steps, a step for each output
-    channel, and its bias to the new steps of the sums."""
+    channel, and its bias to the new steps of the sums. With 8 bits, what the quantiser made
+    stays, but where sums with the bias could leave i32."""
     floats, found = ModelView(before), ModelView(after)
     layers, top = quantised_layers(floats, found), 2 ** (bits - 1) - 1
     steps: dict[str, Any] = {}
     for layer in layers:
         name, w = layer.w.input[0], floats.array(layer.original.input[layer.side])
-        least = _least_step(floats, found, layer)
-        steps[name] = np.maximum(steps.get(name, _steps(found, layer.w, w, top)), least)
+        old = found.array(layer.w.input[1]).reshape(-1)
+        wanted = old if bits == 8 else _steps(found, layer.w, w, top)
+        least = _least_step(floats, found, layer, top * w.size // wanted.size)
+        least = least if wanted.size > 1 else least.max()
+        steps[name] = np.maximum(steps.get(name, wanted), least)
     for layer in layers:
         name, w = layer.w.input[0], floats.array(layer.original.input[layer.side])
+        old = found.array(layer.w.input[1])
+        if np.array_equal(old.reshape(-1), steps[name]) and bits == 8:
+            continue
         along = [1] * w.ndim
         if steps[name].size > 1:
             along[_axis(layer.w) % w.ndim] = -1
         levels = np.clip(np.rint(w / steps[name].reshape(along)), -top, top).astype(np.int8)
-        scale = found.array(layer.w.input[1])
         found.set(name, levels)
-        found.set(layer.w.input[1], steps[name].reshape(scale.shape))
+        found.set(layer.w.input[1], steps[name].reshape(old.shape))
+    for layer in layers:
         if layer.bias is not None:
-            _set_bias(found, layer, floats.array(layer.original.input[2]), steps[name])
+            bias = floats.array(layer.original.input[2])
+            _set_bias(found, layer, bias, steps[layer.w.input[0]])
 
 
 def _steps(found: ModelView, dequantiser: NodeProto, w: Any, top: int) -> Any:
@@ -212,21 +245,26 @@ def _steps(found: ModelView, dequantiser: NodeProto, w: Any, top: int) -> Any:
     return np.where(steps >= np.finfo(np.float32).tiny, steps, np.float32(1)).astype(np.float32)
 
 
-def _least_step(floats: ModelView, found: ModelView, layer: QuantisedLayer) -> Any:
-    """The smallest steps of the weights with which the bias stays within i32."""
+def _least_step(floats: ModelView, found: ModelView, layer: QuantisedLayer, reach: int) -> Any:
+    """The smallest steps of the weights with which sums and bias stay within i32. reach: what the
+    weights of a channel can sum up to, in steps."""
     if layer.bias is None:
         return np.float32(0)
     bias = np.abs(floats.array(layer.original.input[2]).astype(np.float64))
     scale = found.array(layer.x.input[1]).astype(np.float64).reshape(-1)
-    return (1.0001 * bias / ((2**31 - 1) * scale)).astype(np.float32)
+    room = max(2**31 - 1 - 255 * reach, 2**30)
+    return (1.0001 * bias / (room * scale)).astype(np.float32)
 
 
 def _set_bias(found: ModelView, layer: QuantisedLayer, bias: Any, steps: Any) -> None:
+    """round(bias / step of the sums), if that is not what the quantiser made."""
     assert layer.bias is not None
     sums = (found.array(layer.x.input[1]).reshape(-1) * steps).astype(np.float32)
+    scale = found.array(layer.bias.input[1])
+    if np.array_equal(np.broadcast_to(sums, scale.shape), scale):
+        return
     levels = np.rint(bias.astype(np.float64) / sums)
     found.set(layer.bias.input[0], np.clip(levels, -(2**31), 2**31 - 1).astype(np.int32))
-    scale = found.array(layer.bias.input[1])
     found.set(layer.bias.input[1], np.broadcast_to(sums, scale.shape))
 
 

@@ -119,7 +119,7 @@ BAD = {
     "too few axes": ({"x": X[0, 0]}, "has the shape [6, 6]"),
     "integers": ({"x": X.astype(np.uint8)}, "is uint8, the model takes float32"),
     "NaN": ({"x": np.where(X > 1, np.nan, X).astype(np.float32)}, "NaN or infinite"),
-    "nothing": ({"x": X[:0]}, "0 samples: at least 1"),
+    "nothing": ({"x": X[:0]}, "0 samples: it takes at least 1"),
 }
 
 
@@ -143,7 +143,7 @@ def test_other_mistakes(tmp_path: Path) -> None:
         ("int8", tmp_path / "gone.npz", "no such file"),
         ("int8", tmp_path / "text.npz", "no NumPy archive"),
         ("int8", tmp_path / "objects.npy", "no NumPy archive"),
-        (PASSES.format("method=entropy"), few, "3 samples: at least 8"),
+        (PASSES.format("method=entropy"), few, "3 samples: it takes at least 8"),
         (PASSES.format("method=best"), data, "method must be one of"),
         (PASSES.format("bits=9"), data, "bits must be 2 to 8"),
         (PASSES.format("skip=conv2"), data, "did you mean conv1"),
@@ -157,3 +157,80 @@ def test_other_mistakes(tmp_path: Path) -> None:
     other = _data(tmp_path, "other.npz", x=X[:5])
     with pytest.raises(CompileError, match="compiled with other data"):
         _run("check", model, program, "--calibrate", other)
+
+
+def test_what_the_program_states(tmp_path: Path) -> None:
+    model, data, program = _model(tmp_path), _data(tmp_path), tmp_path / "m.cim"
+    shown = _run("compile", model, "-p", "int8{bits=4}", "--calibrate", data, "-o", program)
+    stated = cimc.load(program).program.pipeline
+    assert stated.startswith("int8{bits=4,data=data.npz:")
+    assert f"pipeline {stated}" in shown
+    with pytest.raises(CompileError) as caught:
+        _run("check", model, program)
+    assert "give --calibrate data.npz" in str(caught.value.help)
+    assert "cimc opt MODEL -p int8 --calibrate data.npz -o q.onnx" in str(caught.value.help)
+    for pipeline in ("int8{bits=4}", stated):
+        shown = _run("check", model, program, "-p", pipeline, "--calibrate", data)
+        assert "off the model as it was before quantize: at most" in shown
+        assert "bit-exact: yes" in shown
+    assert "the program was compiled with -p int8{bits=4," in _run(
+        "check", model, program, "-p", "int8", "--calibrate", data
+    )
+
+
+def test_data_that_nothing_takes(tmp_path: Path) -> None:
+    model, data, program = _model(tmp_path), _data(tmp_path), tmp_path / "m.cim"
+    with pytest.raises(CompileError, match="no pass takes the calibration data"):
+        _run("compile", model, "--calibrate", data, "-o", program)
+    with pytest.raises(CompileError, match="no pass takes the calibration data"):
+        _run("opt", model, "--calibrate", data)
+    _run("compile", model, "-o", program)
+    with pytest.raises(CompileError, match="no pass takes the calibration data"):
+        _run("check", model, program, "--calibrate", data)
+    assert "compiled already" in _run("inspect", program, "--calibrate", data)
+    with pytest.raises(CompileError, match="the command reads this file"):
+        _run("compile", model, "-p", "int8", "--calibrate", program, "-o", program)
+
+
+def test_arrays_from_python(tmp_path: Path) -> None:
+    model, data = _model(tmp_path), _data(tmp_path, x=X)
+    first, second, third = (
+        cimc.compile(model, pipeline="int8", calibration=given) for given in (data, {"x": X}, X)
+    )
+    assert first.program.data == second.program.data == third.program.data
+    assert second.program.pipeline.startswith("int8{data=arrays:")
+
+
+def test_a_binary_network_keeps_its_binary_layers(tmp_path: Path) -> None:
+    """Each layer as it is best: ±1 stays ±1, float becomes int8."""
+    node = helper.make_node
+    signs = np.sign(RNG.normal(size=(4, 2, 3, 3))).astype(np.float32)
+    consts = {
+        "w": signs, "v": RNG.normal(size=(64, 3)).astype(np.float32),
+        **{k: np.abs(RNG.normal(size=4)).astype(np.float32) for k in "ghmu"},
+    }  # fmt: skip
+    nodes = [
+        node("Cast", ["image"], ["p"], "cast", to=1),
+        node("Conv", ["p", "w"], ["a"], "binary"),
+        node("BatchNormalization", ["a", *"ghmu"], ["b"], "norm"),
+        node("Relu", ["b"], ["r"], "relu"),
+        node("Flatten", ["r"], ["f"], "flat"),
+        node("MatMul", ["f", "v"], ["y"], "float"),
+    ]
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 2, 6, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])],
+        [numpy_helper.from_array(a, k) for k, a in consts.items()],
+    )  # fmt: skip
+    path = tmp_path / "b.onnx"
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path
+    )
+    data = _data(tmp_path, image=RNG.integers(0, 256, (20, 2, 6, 6)).astype(np.uint8))
+    program = tmp_path / "b.cim"
+    shown = _run("compile", path, "-p", "int8", "--calibrate", data, "-o", program)
+    assert "quantize: left for the exact passes: binary" in shown
+    assert "bit-exact: yes" in _run("check", path, program, "--calibrate", data)
+    loaded = cimc.load(program)  # each kernel of ±1 is one row, not eight
+    assert loaded.counts.total()["binary", "read.and", "rows"] == 16 * 4 * 8
