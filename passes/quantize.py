@@ -40,8 +40,8 @@ def _data(ctx: PassContext, record: str) -> Calibration:
         name = record.rpartition(":")[0] or "data.npz"
         raise CompileError(
             "static quantisation needs calibration data", _WHERE,
-            help=f"give --calibrate {name} (calibration= in Python); a model quantised once, "
-            f"`cimc opt MODEL -p int8 --calibrate {name} -o q.onnx`, needs none any more",
+            help=f"give --calibrate {name} (calibration= in Python); a model that was written by "
+            f"`cimc opt MODEL -p cleanup,quantize --calibrate {name} -o q.onnx` needs none",
         )  # fmt: skip
     ctx.calibration.check(record)
     return ctx.calibration

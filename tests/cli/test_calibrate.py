@@ -75,6 +75,17 @@ def test_the_program_is_the_quantised_model(tmp_path: Path, pipeline: str) -> No
     assert "bit-exact: yes" in _run("check", quantised, "-p", "exact")
 
 
+def test_a_model_quantised_once_needs_no_data(tmp_path: Path) -> None:
+    model, data, quantised = _model(tmp_path), _data(tmp_path), tmp_path / "q.onnx"
+    _run("opt", model, "-p", "cleanup,quantize", "--calibrate", data, "-o", quantised)
+    expected = cimc.compile(model, pipeline="int8", calibration=data)
+    for pipeline in ("exact", "auto"):
+        found = cimc.compile(quantised, pipeline=pipeline)
+        assert found.counts.total() == expected.counts.total()
+        outputs = [p.run({"x": X}).outputs["y"] for p in (found, expected)]
+        assert np.array_equal(*outputs)
+
+
 def test_errors_grow_as_bits_go(tmp_path: Path) -> None:
     model, data = _model(tmp_path), _data(tmp_path)
     added = []
@@ -168,7 +179,8 @@ def test_what_the_program_states(tmp_path: Path) -> None:
     with pytest.raises(CompileError) as caught:
         _run("check", model, program)
     assert "give --calibrate data.npz" in str(caught.value.help)
-    assert "cimc opt MODEL -p int8 --calibrate data.npz -o q.onnx" in str(caught.value.help)
+    help = str(caught.value.help)
+    assert "cimc opt MODEL -p cleanup,quantize --calibrate data.npz -o q.onnx" in help
     for pipeline in ("int8{bits=4}", stated):
         shown = _run("check", model, program, "-p", pipeline, "--calibrate", data)
         assert "off the model as it was before quantize: at most" in shown
