@@ -38,12 +38,15 @@ def _lines(text: str) -> list[str]:
 
 
 def test_tour() -> None:
-    assert [command.split()[0] for command, _ in SHOWN] == ["compile", "run", "check", "inspect"]
+    assert [command.split()[0] for command, _ in SHOWN] == [
+        "compile", "run", "check", "inspect", "compile", "compile",
+    ]  # fmt: skip
     for command, shown in SHOWN:
         assert _lines(_run(command)) == _lines(shown), command
-    loop = re.search(r"```\n(conv2:.*?)```", README, re.DOTALL)
-    assert loop is not None
-    assert loop[1] in Path("out.cim").read_text()
+    for label, program in (("conv2", "out.cim"), ("fc2", "int8.cim")):
+        loop = re.search(rf"```\n({label}:.*?)```", README, re.DOTALL)
+        assert loop is not None
+        assert loop[1] in Path(program).read_text()
 
 
 def test_python() -> None:

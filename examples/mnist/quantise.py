@@ -57,8 +57,8 @@ class Rebuild:
         self.added.append(numpy_helper.from_array(np.asarray(array), name))
         return name
 
-    def node(self, op: str, inputs: list[str], out: str, **attrs: Any) -> str:
-        self.nodes.append(helper.make_node(op, inputs, [out], f"{out}.{op}", **attrs))
+    def node(self, op: str, inputs: list[str], out: str, name: str = "", **attrs: Any) -> str:
+        self.nodes.append(helper.make_node(op, inputs, [out], name or f"{out}.{op}", **attrs))
         return out
 
     def gemm(self, node: onnx.NodeProto) -> tuple[Any, Any]:
@@ -87,6 +87,7 @@ class Rebuild:
                 self.node("DequantizeLinear", offsets, f"{name}.bf", axis=0),
             ],
             name,
+            name,
         )
 
     def integer(self, node: onnx.NodeProto, x: str, scale: float) -> None:
@@ -95,7 +96,7 @@ class Rebuild:
         step = np.float32(np.abs(w).max() / 127)
         levels = self.const(f"{node.name}.w.int8", np.rint(w / step).astype(np.int8))
         bias = np.rint(b / (np.float32(scale) * step)).astype(np.int32)
-        sums = self.node("MatMulInteger", [x, levels, "zero"], f"{node.name}.sums")
+        sums = self.node("MatMulInteger", [x, levels, "zero"], f"{node.name}.sums", node.name)
         self.node("Add", [sums, self.const(f"{node.name}.b.int32", bias)], "logits")
 
 
