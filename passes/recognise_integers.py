@@ -18,6 +18,7 @@ from cimc.driver.integer_layers import (
     product,
     requantised,
 )
+from cimc.driver.repeats import repeated
 from cimc.driver.rewrite import scalar
 from cimc.driver.stored import held
 from cimc.driver.tables import table_of
@@ -333,6 +334,14 @@ def _slice(rw: Rewriter, node: Node) -> str:
     return ""
 
 
+def _resize(rw: Rewriter, node: Node) -> str:
+    """11. Resize of them that repeats elements ⇒ cim.concat between cim.reshape"""
+    q = repeated(rw, node, node.arg(0)) if _small(node.arg(0)) else None
+    if q is not None:
+        rw.replace(node.output, q, keep_name=q is not node.arg(0))
+    return ""
+
+
 _RULES: dict[str, Callable[[Rewriter, Node], str]] = {
     "onnx.ConvInteger": _plain(convolution),
     "onnx.MatMulInteger": _plain(product),
@@ -354,6 +363,8 @@ _RULES: dict[str, Callable[[Rewriter, Node], str]] = {
     **dict.fromkeys(("onnx.Reshape", "onnx.Flatten", "onnx.Squeeze", "onnx.Unsqueeze"), _layout),
     "onnx.Transpose": _transpose,
     "onnx.MaxPool": _max_pool,
+    "onnx.Resize": _resize,
+    "onnx.Upsample": _resize,
 }
 
 
@@ -373,6 +384,8 @@ class RecogniseIntegers(Pass):
     9. `Reshape`, `Flatten`, `Squeeze`, `Unsqueeze`, `Transpose`, `Concat`, `Slice`, `Split`,
        `MaxPool` of integers of at most 8 bits ⇒ the native operation
     10. `cim.conv(…) + b`, `cim.matmul(…) + b`, b integers of one channel each ⇒ the layer's bias
+    11. `Resize`, `Upsample` of such integers that give each element a whole number of times ⇒
+       `cim.concat(q, q)` between `cim.reshape`
     A layer that stays says why.
     """
 

@@ -12,6 +12,7 @@ import numpy as np
 from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.bounds import bounds
 from cimc.driver.elementwise import data_input
+from cimc.driver.repeats import repeated
 from cimc.driver.rewrite import power_of_two, scalar
 from cimc.frontend.evaluate import Evaluator, outline
 from cimc.frontend.quantisers import QUANTIZE
@@ -75,8 +76,13 @@ def _max_pool(rw: Rewriter, node: Node) -> None:
 
 
 def _resize(rw: Rewriter, node: Node) -> None:
-    """8. Resize(d(q)) that copies nearest elements, q of 8 bits ⇒ d(Resize(q))"""
+    """8. Resize(d(q)) that repeats elements ⇒ d(q) repeated; that copies nearest elements, q of 8
+    bits ⇒ d(Resize(q))"""
     made = rw.producer(node.inputs[0], "cim.dequant")
+    q = None if made is None else repeated(rw, node, made.arg(0))
+    if made is not None and q is not None:
+        _encode(rw, node, q, made)
+        return
     cropped = node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"
     nearest = node.attrs.get("mode", "nearest") == "nearest"
     if made is None or cropped or not nearest or made.arg(0).elem not in ("u8", "i8"):
@@ -105,6 +111,9 @@ def _relu(rw: Rewriter, node: Node) -> bool:
     found = rw.dequant(node.inputs[0])
     if node.op != "onnx.Relu" or found is None or found[1] <= 0 or found[0].elem in _LEVELS:
         return False
+    if found[0].elem[0] == "u":  # nothing is below zero
+        rw.encode(node.output, found[0], found[1], node)
+        return True
     q = rw.op("cim.relu", [found[0]], f"{node.output.name}.q", node)
     rw.encode(node.output, q, found[1], node)
     return True
@@ -274,10 +283,11 @@ class SinkDequant(Pass):
     3. `MaxPool(d(q) scale>0)` ⇒ `d(cim.max_pool(q))`
     4. `d(a) scale=s + d(b) scale=s` ⇒ `d(cim.add(a, b)) scale=s`, s a power of two,
        sums below 2**24
-    5. `Relu(d(q) scale>0)` ⇒ `d(cim.relu(q))`
+    5. `Relu(d(q) scale>0)` ⇒ `d(cim.relu(q))`; of an unsigned q ⇒ `d(q)`
     6. `f(d(q))`, f element-wise, q of two or three levels ⇒ `d(q')`, if the levels allow it
     7. `d(q) scale=s * c`, `/ c`, s and c powers of two ⇒ `d(q)` with the product as scale
-    8. `Resize(d(q))` of mode nearest, q of 8 bits ⇒ `d(Resize(q))`
+    8. `Resize(d(q))` that gives each element a whole number of times ⇒ `d(cim.concat(q, q))`
+       between `cim.reshape`; others of mode nearest, q of 8 bits ⇒ `d(Resize(q))`
     9. `Q(Reshape(x))`, Transpose, MaxPool, …, Q a quantiser of one scale, x float ⇒ the same on
        `Q(x)`
     10. `Slice(d(q))` with steps of one, `Split(d(q))` ⇒ `d(cim.slice(q))`
