@@ -244,12 +244,16 @@ def infer_types(graph: Graph, where: str) -> None:
         _narrow(out, _runtime_type(info))
 
 
+_INVENTED = "unk__"  # how names of sizes begin that inference could not find
+
+
 def _known(type_: Type) -> bool:
-    """Whether a type says all but sizes; behind operators that ONNX does not know, its inference
-    finds element types without a rank."""
-    if isinstance(type_, TensorType):
-        return type_.shape is not None
-    return not isinstance(type_, AnyType)
+    """Whether inference found all that it could: behind operators that ONNX does not know, it
+    finds element types without a rank, or sizes of its own invention."""
+    if not isinstance(type_, TensorType):
+        return not isinstance(type_, AnyType)
+    dims = type_.shape
+    return dims is not None and not any(str(d).startswith(_INVENTED) for d in dims)
 
 
 def refine_types(graph: Graph) -> None:
@@ -354,8 +358,11 @@ def _runtime_type(info: Any) -> Type:
         return AnyType()
     if not info.shape:  # onnxruntime says [] for a scalar and for an unknown rank alike
         return TensorType(_RUNTIME[info.type[7:-1]], None)
-    dims = tuple(
-        d if isinstance(d, int) else identifier(d) if isinstance(d, str) and d else "?"
-        for d in info.shape
-    )
-    return TensorType(_RUNTIME[info.type[7:-1]], dims)
+    return TensorType(_RUNTIME[info.type[7:-1]], tuple(map(_runtime_size, info.shape)))
+
+
+def _runtime_size(size: Any) -> int | str:
+    if isinstance(size, int):
+        return size
+    named = isinstance(size, str) and size and not size.startswith(_INVENTED)
+    return identifier(size) if named else "?"

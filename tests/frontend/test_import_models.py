@@ -307,15 +307,16 @@ def test_operators_of_onnxruntime(tmp_path: Path) -> None:
 
 
 def test_ranks_behind_operators_of_onnxruntime() -> None:
-    """ONNX's own inference finds the element type of `n` alone."""
+    """ONNX's own inference finds the element type of `n` alone, and the rank of `r`."""
     nodes = [
         node("Gelu", ["x"], ["g"], domain="com.microsoft"),
         node("HardSigmoid", ["g"], ["n"]),
-        node("Neg", ["n"], ["y"]),
+        node("Reshape", ["n", "to"], ["r"]),
+        node("Neg", ["r"], ["y"]),
     ]
-    proto = graph(nodes, [("x", F32, ["N", 2])], [("y", F32, None)])
+    proto = graph(nodes, [("x", F32, ["N", 2])], [("y", F32, None)], {"to": np.array([0, 2, 1])})
     found = import_model(model(proto, com_microsoft=1), "m.onnx")
-    assert [str(n.output.type) for n in found.nodes] == ["f32[N,2]"] * 3
+    assert [str(n.output.type) for n in found.nodes] == ["f32[N,2]"] * 2 + ["f32[N,2,1]"] * 2
 
 
 def test_classical_learning_operators(tmp_path: Path) -> None:
