@@ -164,9 +164,12 @@ def test_what_stands_between_layers(data):
     for _ in range(draw(st.integers(1, 3))):
         zero = draw(st.integers(low, high))
         q = build.op("cim.requant", y, scale, to=to, zero=zero)
-        step = draw(st.sampled_from(["lut", "max", "sum", "qadd", "none"]))
+        step = draw(st.sampled_from(["lut", "max", "sum", "qadd", "cut", "none"]))
         if step == "lut":
             q = build.op("cim.lut", q, build.const(to, build.array(to, (2 ** int(to[1:]),))))
+        if step == "cut":
+            q = build.op("cim.slice", q, start=1, stop=draw(st.integers(2, 4)))
+            q = build.op("cim.slice", q, start=0, stop=3, axis=2)
         if step == "max":
             q = build.op("cim.max_pool", q, kernel=(2, 2), pads=(1, 0, 0, 1))
         if step == "sum":
@@ -181,7 +184,10 @@ def test_what_stands_between_layers(data):
         parts.append(q)
     joined = parts[0]
     for part in parts[1:]:
-        if part.tensor.shape == joined.tensor.shape or part.tensor.shape[2:] == joined.tensor.shape[2:]:
+        if (
+            part.tensor.shape == joined.tensor.shape
+            or part.tensor.shape[2:] == joined.tensor.shape[2:]
+        ):
             joined = build.op("cim.concat", joined, part)
     channels = joined.tensor.shape[1]
     w = build.const("i4", build.array("i4", (2, channels, 1, 1)))
