@@ -26,15 +26,17 @@ def repeated(rw: Rewriter, node: Node, x: Value) -> Value | None:
     if not _repeats(rw.graph, node, dims, factors):
         return None
     name = f"{node.output.name}.q"
-    for axis, factor in enumerate(factors):
+    for axis, factor in reversed(list(enumerate(factors))):  # the innermost first: longer runs
         if factor == 1:
             continue
-        before, behind = dims[: axis + 1], dims[axis + 1 :]
-        apart = rw.op("cim.reshape", [x], name, node, {"shape": (*before, 1, *behind)})
-        joined = apart
+        outer, inner = dims[: axis + 1], dims[axis + 1 :]
+        run = x
+        if len(inner) != 1:
+            run = rw.op("cim.reshape", [x], name, node, {"shape": (*outer, prod(inner))})
+        joined = run
         for _ in range(factor - 1):
-            joined = rw.op("cim.concat", [joined, apart], name, node, {"axis": axis + 1})
-        dims = (*before[:-1], dims[axis] * factor, *behind)
+            joined = rw.op("cim.concat", [joined, run], name, node, {"axis": axis + 1})
+        dims = (*outer[:-1], outer[-1] * factor, *inner)
         x = rw.op("cim.reshape", [joined], name, node, {"shape": dims})
     return x
 
