@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from cimc.driver import Geometry, Pass, PassContext
+from cimc.driver import Geometry, Pass, PassContext, Rewriter
 from cimc.driver.recipes import PACKING, recipe
-from cimc.ir.graph import Graph, Node, Place
-from cimc.ir.kernels import kernel_shape
+from cimc.ir.graph import Graph, Node, Place, Value
+from cimc.ir.kernels import KernelShape, kernel_shape
 
 LAYERS = ("cim.conv", "cim.matmul")
+
+_Layout = tuple[KernelShape, int]
+"""The shape of a layer's kernels, and how many groups share a row."""
 
 
 def _pack(node: Node, geometry: Geometry) -> int:
@@ -55,6 +58,7 @@ class SplitTiles(Pass):
     1. a kernel of K columns ⇒ segments of at most the tile's columns
     2. more channels than a tile has rows ⇒ chunks of that many, and the rest
     3. groups of few columns (depthwise) ⇒ packs of several, side by side in a row
+    4. a kernel of layers with other groups or packs ⇒ a copy for each way in which it lies
     Each chunk becomes one `place` statement over all its (group, segment, plane) blocks.
     """
 
@@ -63,11 +67,19 @@ class SplitTiles(Pass):
     kind = "exact"
 
     def run(self, graph: Graph, ctx: PassContext) -> bool:
-        placed = {p.value for p in graph.places}
-        found = []
+        stated = {p.value for p in graph.places}
+        made: dict[Value, dict[_Layout, Value]] = {}
+        found, rw = [], Rewriter(graph)
         for node in graph.nodes:
-            if node.op in LAYERS and node.arg(1) not in placed:
-                placed.add(node.arg(1))
+            if node.op not in LAYERS or node.arg(1) in stated:
+                continue
+            w, layout = node.arg(1), (kernel_shape(node), _pack(node, ctx.geometry))
+            copies = made.setdefault(w, {})
+            if layout not in copies:
+                copies[layout] = w
+                if len(copies) > 1 and w.const is not None:
+                    copies[layout] = node.inputs[1] = rw.const(w.name, w.const, w.elem)
                 found += _places(node, ctx.geometry)
+            node.inputs[1] = copies[layout]
         graph.places += found
         return bool(found)

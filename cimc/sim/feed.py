@@ -142,7 +142,7 @@ class Outputs:
         for name, mem in self._mems.items():
             buffer = machine.buffers[mem.name]
             if isinstance(buffer, Buffer):
-                self._values[name].append(buffer.flat.reshape(-1, *buffer.shape).copy())
+                self._values[name].append(buffer.flat.reshape(buffer.samples, *buffer.shape).copy())
             else:
                 self._values[name].extend(buffer.values)
 

@@ -3,6 +3,7 @@
 import pytest
 from exact_check import check_case, compiled
 from exact_nets import Net
+from integer_nets import Quant
 
 from cimc.frontend.importer import import_model
 
@@ -69,3 +70,34 @@ def test_two_of_three_levels_become_bits():
     graph = compiled(net.model(z)).graph
     thresholds = [n for n in graph.nodes if n.op == "cim.threshold"]
     assert [n.attrs.get("to", "bip") for n in thresholds] == ["u1", "bip"]
+
+
+@pytest.mark.parametrize("groups", [(1, 2), (2, 1), (2, 4), (4, 2), (4, 1)])
+def test_weights_shared_by_convolutions_of_other_groups(groups):
+    """The rows of the kernels lie differently, so each layer has its own."""
+    net = Quant(7)
+    w = net.weights("i8", (4, 1, 3))
+    found = [_integer(net, net.input("u8", (1, g, 6)), w, g) for g in groups]
+    check_case(net, *found, rows=16, cols=10, on_tiles=False)
+
+
+def test_weights_shared_by_grouped_convolutions_with_other_zero_points():
+    """Only groups in rows of their own have sums of inputs of their own."""
+    net = Quant(8)
+    w, x = net.weights("i8", (10, 1, 1)), net.input("u8", (1, 5, 4))
+    plain = _integer(net, x, w, 5)
+    shifted = _integer(net, x, w, 5, net.const("i8", 127))
+    check_case(net, plain, shifted, rows=16, cols=10, on_tiles=False)
+
+
+def _integer(net, x, w, groups, zero=None):
+    inputs = [x, w, net.const("u8", 3)] + ([zero] if zero else [])
+    return net.op("ConvInteger", inputs, "i32", (), group=groups)
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+def test_an_empty_batch(batch):
+    """A program for no images runs and gives none."""
+    net = Quant(9)
+    x, w = net.input("u8", (batch, 2, 4)), net.weights("i8", (3, 2, 3))
+    check_case(net, net.op("ConvInteger", [x, w], "i32", (batch, 3, 2)), on_tiles=False)
