@@ -78,7 +78,8 @@ class Rebuild:
         zero32 = self.const(f"{name}.b.zero", np.zeros(len(steps), np.int32))
         stored = [self.const(f"{name}.w.int8", levels), self.const(f"{name}.w.step", steps), zero8]
         bias = np.rint(b / bias_step).astype(np.int32)
-        offsets = [self.const(f"{name}.b.int32", bias), self.const(f"{name}.b.step", bias_step), zero32]
+        b32, b_step = self.const(f"{name}.b.int32", bias), self.const(f"{name}.b.step", bias_step)
+        offsets = [b32, b_step, zero32]
         return self.node(
             "Gemm",
             [
