@@ -22,7 +22,8 @@ f32(s_x / f32(s_y n)) |
   all have at most 8 bits. b has 32 bits and the zero point 0; its steps may differ from s_x s_w by
   a millionth.
 - Between DQ, layer and Q there may be layout (Reshape, Flatten, Squeeze, Unsqueeze, Transpose)
-  and MaxPool, which do to integers what they do to floats, and before a Conv a Pad with zeros.
+  and MaxPool, which do to integers what they do to floats, and before a Conv a Pad with zeros,
+  also one that is quantised again as it was.
 - "Requantised": f32(sum) times f32(f32(s_x s_w) / s_y), cut to y's range, rounded half to even.
 - A Q to another type than x has is read as one to the type of x, then Q(DQ(…)) literally, which
   is the same number: the type of x has room for each step of y.
@@ -40,7 +41,7 @@ import numpy as np
 
 from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.integer_layers import Operands, convolution, product, requantised, transposed
-from cimc.driver.padding import unpadded
+from cimc.driver.padding import unpadded, unquantised_pad
 from cimc.driver.qdq_groups import (
     End,
     Group,
@@ -149,7 +150,7 @@ def _in_float(group: Group, layer: _Layer, acc: Value, axis: int, last: Value) -
 
 def _conv(rw: Rewriter, node: Node) -> None:
     """1, 4 and 5 for convolutions."""
-    image, margin = unpadded(rw, node.arg(0))
+    image, margin = unpadded(rw, unquantised_pad(rw, node.arg(0)))
     x, w = _parts(rw, image, node.arg(1), 0)
     count = (w.q.tensor.static or (0,))[0]
     layer, group = _layer(rw, x, w, node.operand(2), node.output, count), Group(rw, node)

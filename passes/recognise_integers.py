@@ -372,7 +372,8 @@ _RULES: dict[str, Callable[[Rewriter, Node], str]] = {
 class RecogniseIntegers(Pass):
     """Rules (weights in the narrowest integer type, less their zero point where that helps):
     1. `ConvInteger`, `MatMulInteger` ⇒ `cim.conv`, `cim.matmul`, zero points of x known now or at
-       run time; weights on either side, one matrix or a stack of them
+       run time; weights on either side, one matrix or a stack of them; a `Pad` with zero points
+       before a convolution is padding of it
     2. `QLinearConv`, `QLinearMatMul` ⇒ the same, then `cim.requant`
     3. `QGemm` ⇒ `cim.matmul`, then `cim.requant`, or a scale for results in float
     4. `DequantizeLinear` of one scale ⇒ `cim.dequant`; of a constant, but for the weights of a

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cimc.driver.padding import unpadded
 from cimc.driver.rewrite import Rewriter, scalar
 from cimc.driver.stored import held
 from cimc.frontend.windows import gather_attrs, window_attrs
@@ -136,7 +137,8 @@ def _narrow(rw: Rewriter, x: Value) -> Value:
 def convolution(
     rw: Rewriter, node: Node, given: Operands, margin: tuple[int, ...] = ()
 ) -> Value | str:
-    """The sums of a Conv, ConvInteger or QLinearConv; margin: more padding around x."""
+    """The sums of a Conv, ConvInteger or QLinearConv, together with a Pad before it that puts
+    zero points around x; margin: more padding around x."""
     stored = held(rw, given.w)
     if stored is None:
         return "its weights are not constant"
@@ -148,11 +150,14 @@ def convolution(
     attrs = window_attrs(node, stored.shape[2:])
     if attrs is None:
         return "its padding depends on a size that is not known"
-    if any(margin):
-        attrs["pads"] = tuple(np.add(margin, attrs.get("pads", 0)).tolist())
+    zero = 0.0 if given.zx is None else scalar(given.zx)
+    x, outer = (given.x, ()) if zero is None else unpadded(rw, given.x, zero)
+    for more in (margin, outer):
+        if any(more):
+            attrs["pads"] = tuple(np.add(more, attrs.get("pads", 0)).tolist())
     if node.attrs.get("group", 1) != 1:
         attrs["group"] = node.attrs["group"]
-    return layer(rw, node, "cim.conv", given.x, w, given, attrs)
+    return layer(rw, node, "cim.conv", x, w, given, attrs)
 
 
 def transposed(rw: Rewriter, node: Node, given: Operands) -> Value | str:
