@@ -38,7 +38,7 @@ def conv(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str
         settings |= {"strides": strides, "pads": pads, "dilations": dilations}
     else:
         w = w[:, :, None]
-    zero = _operand(node, ins, 2)
+    zero = _zero(e, node, ins)
     if _fits_float(node, w):
         x = e.cast(ins[0], F32)
         if zero is not None:
@@ -62,7 +62,7 @@ def conv(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str
 def matmul(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
     """MatMul or MatMulInteger."""
     w = _centred_weights(node, 1)
-    zero = _operand(node, ins, 2)
+    zero = _zero(e, node, ins)
     if _fits_float(node, w):
         x = e.cast(ins[0], F32)
         if zero is not None:
@@ -75,9 +75,12 @@ def matmul(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: s
     _biased(e, node, y, out, (-1,))
 
 
-def _operand(node: Node, ins: list[str], index: int) -> str | None:
-    there = index < len(node.inputs) and node.inputs[index] is not None
-    return ins[index] if there else None
+def _zero(e: Emitter, node: Node, ins: list[str]) -> str | None:
+    """The zero point of x; one that is known in bytes, as 4-bit values travel."""
+    known = _const(node, 2)
+    if known is not None:
+        return e.const(known)
+    return ins[2] if _has_zero(node) else None
 
 
 def _const(node: Node, index: int) -> Any:

@@ -1,11 +1,16 @@
 """Cases that the random search found, kept small."""
 
+import numpy as np
 import pytest
-from exact_check import check_case, compiled
+from exact_check import assert_equal, check_case, compiled
 from exact_nets import Net
-from integer_nets import Quant
+from integer_nets import Quant, runtime
 
+from cimc.frontend.evaluate import Evaluator
+from cimc.frontend.export import to_onnx
 from cimc.frontend.importer import import_model
+from cimc.ir.text import parse_graph
+from cimc.ir.types import container
 
 
 def test_a_layer_of_several_float_operations_at_the_output():
@@ -101,3 +106,21 @@ def test_an_empty_batch(batch):
     net = Quant(9)
     x, w = net.input("u8", (batch, 2, 4)), net.weights("i8", (3, 2, 3))
     check_case(net, net.op("ConvInteger", [x, w], "i32", (batch, 3, 2)), on_tiles=False)
+
+
+@pytest.mark.parametrize("elem", ["u4", "i4", "u2"])
+@pytest.mark.parametrize("layer", ["conv", "matmul"])
+def test_a_zero_point_of_four_bits_leaves_for_onnx(elem, layer):
+    """Cast takes 4-bit types from operator set 21 on only."""
+    x, w = ("[1,2,3]", "[2,2,2]") if layer == "conv" else ("[3,2]", "[2,2]")
+    graph = parse_graph(
+        f"graph @g(%x: {elem}{x}) -> (%y) {{\n"
+        f"  const %w: bip{w} = random seed=1\n"
+        f"  const %z: {elem}[1] = [1]\n"
+        f"  %y = cim.{layer}(%x, %w, %z): i32{'[1,2,2]' if layer == 'conv' else '[3,2]'}\n"
+        "}\n"
+    )
+    graph.opsets["onnx"] = 13
+    shape = graph.inputs[0].tensor.static
+    feeds = {"x": np.arange(6).reshape(shape).astype(container(elem)) % 2}
+    assert_equal(Evaluator(graph)(feeds), runtime(to_onnx(graph), feeds), layer)
