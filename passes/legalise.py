@@ -32,6 +32,8 @@ def _refusal(node: Node, ctx: PassContext) -> str:
         return f"its input: {misfit}"
     if x.tensor.static is None:
         return f"its input has the shape {x.type}: sizes must be known"
+    if w.const is not None and not w.const.size:
+        return "its weights are empty"
     signs = ("bip", "tern")
     if x.elem not in signs and w.elem != "bip" and set(ctx.geometry.functions) == {"xor"}:
         kind = "ternary" if w.elem == "tern" else "integer"

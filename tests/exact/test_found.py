@@ -9,6 +9,7 @@ from integer_nets import Quant, runtime
 from cimc.frontend.evaluate import Evaluator
 from cimc.frontend.export import to_onnx
 from cimc.frontend.importer import import_model
+from cimc.ir.ops import HOST
 from cimc.ir.text import parse_graph
 from cimc.ir.types import container
 
@@ -124,3 +125,12 @@ def test_a_zero_point_of_four_bits_leaves_for_onnx(elem, layer):
     shape = graph.inputs[0].tensor.static
     feeds = {"x": np.arange(6).reshape(shape).astype(container(elem)) % 2}
     assert_equal(Evaluator(graph)(feeds), runtime(to_onnx(graph), feeds), layer)
+
+
+@pytest.mark.parametrize("shape", [(2, 0, 1), (0, 2, 1)])
+def test_layers_without_weights_stay_on_the_host(shape):
+    """onnxruntime's sums of nothing are what the memory held before, so no values are compared."""
+    net = Quant(10)
+    x, w = net.input("u8", (1, shape[1], 3)), net.const("i8", np.zeros(shape))
+    graph = compiled(net.model(net.op("ConvInteger", [x, w], "i32", (1, shape[0], 3)))).graph
+    assert [n.why for n in graph.nodes if n.op == HOST] == ["its weights are empty: convinteger0"]
