@@ -52,8 +52,20 @@ def load_model(path: Path) -> ModelProto:
     _import_qonnx(model)
     _check_operators(model, str(path))
     _read_external(model, path)
+    _free_initialisers(model)
     _check_model(model, str(path))
     return model
+
+
+_FREE = 4  # the first IR version whose initialisers need not be inputs
+
+
+def _free_initialisers(model: ModelProto) -> None:
+    """An older model with initialisers that are no inputs, as onnxruntime's quantizer leaves it and
+    onnxruntime takes it, is one of that version."""
+    inputs = {info.name for info in model.graph.input}
+    if model.ir_version < _FREE and any(t.name not in inputs for t in model.graph.initializer):
+        model.ir_version = _FREE
 
 
 def _check_model(model: ModelProto, where: str) -> None:

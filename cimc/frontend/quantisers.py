@@ -13,7 +13,7 @@ import numpy as np
 
 from cimc.errors import CompileError, Span, raise_all
 from cimc.ir.graph import Graph, Node, Value, layer_name
-from cimc.ir.types import Array, int_range, is_float, is_integer
+from cimc.ir.types import Array, TensorType, int_range, is_float, is_integer
 
 QUANTIZE = ("onnx.QuantizeLinear", "ms.QuantizeLinear")
 DEQUANTIZE = ("onnx.DequantizeLinear", "ms.DequantizeLinear")
@@ -114,7 +114,10 @@ def _problems(node: Node) -> Iterator[tuple[str, str]]:
         yield from _scale_problems(whose, _at(node, scale))
         yield from _zero_problems(whose, _at(node, zero), _at(node, data))
         numbers, points = _at(node, scale), _at(node, zero)
-        if node.op not in (*QUANTIZE, *DEQUANTIZE) or numbers is None or points is None:
+        if node.op not in (*QUANTIZE, *DEQUANTIZE) or numbers is None:
+            continue
+        yield from _axis_problems(node, numbers)
+        if points is None:
             continue
         if numbers.const is not None and points.const is not None:
             have, want = points.const.size, numbers.const.size
@@ -123,6 +126,21 @@ def _problems(node: Node) -> Iterator[tuple[str, str]]:
                     f"there are {want} scales and {have} zero points",
                     "one zero point belongs to each scale",
                 )
+
+
+def _axis_problems(node: Node, scale: Value) -> Iterator[tuple[str, str]]:
+    data = node.arg(0).type
+    dims = data.shape if isinstance(data, TensorType) else None
+    axis = node.int_attr("axis", 1)
+    count = 1 if scale.const is None else scale.const.size
+    if dims is None or not -len(dims) <= axis < len(dims) or node.attrs.get("block_size", 0):
+        return
+    size = dims[axis]
+    if count > 1 and isinstance(size, int) and size != count:
+        yield (
+            f"there are {count} scales, but its data has the size {size} along axis {axis}",
+            "one scale belongs to each channel; is `axis` that of the channels?",
+        )
 
 
 def _pairs(node: Node) -> Iterator[tuple[str, int | None, int, int | None]]:

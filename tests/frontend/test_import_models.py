@@ -101,6 +101,15 @@ def test_initialisers_that_are_inputs(tmp_path: Path) -> None:
     assert import_onnx(tmp_path / "case.onnx").input_names == ["x"]
 
 
+def test_old_models_with_new_initialisers(tmp_path: Path) -> None:
+    """onnxruntime's quantizer adds initialisers that are no inputs, whatever the IR version."""
+    proto = graph([node("Add", ["x", "c"], ["y"])], [("x", F32, [2, 2])], [("y", F32, [2, 2])],
+                  {"c": X})  # fmt: skip
+    built = model(proto, opset=8)
+    built.ir_version = 3
+    through(built, {"x": X}, tmp_path)
+
+
 def test_input_constant_and_repeated_outputs(tmp_path: Path) -> None:
     nodes = [node("Relu", ["x"], ["r"]), node("Identity", ["r"], ["again"])]
     outputs = [("r", F32, [2, 2]), ("again", F32, [2, 2]), ("c", F32, [2])]

@@ -76,6 +76,11 @@ def test_int32_data_has_no_zero_point():
     assert "zero point is 7: int32 data has the zero point 0" in text
 
 
+def test_a_scale_for_each_channel():
+    text = message(dequantiser([0.5, 0.25], axis=-1))
+    assert "there are 2 scales, but its data has the size 3 along axis -1" in text
+
+
 def test_a_zero_point_for_each_scale():
     text = message(dequantiser([0.5, 0.25, 0.5], np.zeros(2, np.uint8), axis=1))
     assert "there are 3 scales and 2 zero points" in text
