@@ -41,10 +41,11 @@ def command(
     """Run a program and its model on the same inputs and compare every output bit.
 
     The model runs in onnxruntime with graph optimisation off, QONNX operators by their
-    definition, one sample at a time. After approximate passes it is the graph that they made,
-    exported to ONNX, and a line says how far that is from the model as it is. Without PROGRAM
-    the model is compiled first. The last line is `bit-exact: yes`, `no`, or `n/a` for float
-    outputs that agree within rounding; the exit code is 1 for `no`.
+    definition, one sample at a time. After passes that approximate, or read QDQ groups as
+    integer layers, it is the graph that they made, exported to ONNX, and a line says how far
+    that is from the model as it is. Without PROGRAM the model is compiled first. The last line
+    is `bit-exact: yes`, `no`, or `n/a` for float outputs that agree within rounding; the exit
+    code is 1 for `no`.
     """
     compiling = options.Compiling.of(**how)
     from cimc import api, oracle

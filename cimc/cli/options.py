@@ -30,7 +30,8 @@ pipeline = click.option(
     "--pipeline",
     default=None,
     metavar="LIST",
-    help="Passes and pipelines, separated by commas; options in braces: name{option=value}.",
+    help="Passes and pipelines, separated by commas; options in braces, in quotes for the shell: "
+    "'name{option=value}'.",
 )
 plugin = click.option(
     "--plugin", "plugins", multiple=True, metavar="FILE.py", help="Load passes from a file."
@@ -59,7 +60,7 @@ calibrate = click.option(
     "calibration",
     default=None,
     metavar="DATA.npz",
-    help="Samples for static quantisation (-p int8): arrays by input name.",
+    help="Samples for static quantisation (-p int8): arrays by input name, or x_train.",
 )
 compiling = _together(pipeline, shape, target, plugin, calibrate)
 costs = _together(

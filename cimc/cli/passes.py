@@ -12,7 +12,11 @@ from cimc.cli import options
 @click.command()
 @options.plugin
 def command(plugins: tuple[str, ...]) -> None:
-    """List passes and pipelines: name, exact or approximate, what each does, options."""
+    """List passes and pipelines: name, kind, what each does, options.
+
+    Exact passes keep every output, approximate ones say what they changed, reading ones turn
+    QDQ groups into the integer layers that they mean.
+    """
     from cimc.driver.registry import load_registry
 
     registry = load_registry(plugins)
