@@ -190,8 +190,8 @@ def hourglass() -> Net:
         "w1": weights(8, 3, 4, 4), "b1": weights(8), "halves": np.array([4, 4]),
         "w2": weights(4, 4, 3, 3), "b2": weights(4), "w3": weights(8, 6), "gain": weights(6),
         "shift": np.array([0.3], np.float32), "w4": weights(6, 8, 2, 2), "b4": weights(8),
-        "scales": np.array([1, 1, 2, 2], np.float32), "from": np.array([1, 1]), "to": np.array([9, 10]),
-        "axes": np.array([2, 3]), "w5": weights(3, 8, 1, 1),
+        "scales": np.array([1, 1, 2, 2], np.float32), "from": np.array([1, 1]),
+        "to": np.array([9, 10]), "axes": np.array([2, 3]), "w5": weights(3, 8, 1, 1),
     }  # fmt: skip
     return Net(nodes, consts, (1, 3, 10, 10), 5, floats=1)
 

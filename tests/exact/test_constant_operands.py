@@ -70,7 +70,7 @@ def test_constants(op, elem, left, sizes):
 @pytest.mark.parametrize("rounding", ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])
 @pytest.mark.parametrize("shape", [(1, 3, 2, 3), (2, 1, 1, 5), (1, 2, 4)], ids=str)
 def test_resize(shape, how, rounding):
-    """Whatever the mode says, the result is that of onnxruntime; with some, elements do not repeat."""
+    """Whatever the mode says, the result is that of onnxruntime; not all modes repeat."""
     rng = np.random.default_rng(shape)
     for factors in ((1, 2), (3, 1), (2, 4), (1, 1)):
         scales = np.float32([1] * (len(shape) - 2) + list(factors))
