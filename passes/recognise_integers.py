@@ -73,7 +73,10 @@ def _requantised(
     a, b, c = (v.const.astype(np.float32).reshape(-1) for v in known)  # type: ignore[union-attr]
     if a.size != 1 or c.size != 1 or (zy is not None and scalar(zy) is None):
         return "its scales or zero points differ between elements"
-    scale = np.float32(alpha) * a * b / c if alpha != 1.0 else a * b / c
+    with np.errstate(all="ignore"):
+        scale = np.float32(alpha) * a * b / c if alpha != 1.0 else a * b / c
+    if not (np.isfinite(scale).all() and (scale != 0).all()):
+        return "its scales together leave the range of float32"
     rank, y = len(node.output.tensor.shape or ()), node.output
     axis = 1 if node.op == "onnx.QLinearConv" else rank - 1
     rw.replace(y, requantised(rw, node, acc, scale, int(scalar(zy) or 0), y.elem, axis))

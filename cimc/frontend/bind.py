@@ -122,7 +122,8 @@ def _reinfer(graph: Graph, symbols: dict[str, int], where: str) -> None:
             for value in node.outputs:
                 old[value] = value.type
                 if node.op not in TABLE:
-                    value.type = AnyType()
+                    known = isinstance(value.type, TensorType)
+                    value.type = TensorType(value.elem, None) if known else AnyType()
             for inner in node.graphs():
                 forget(inner.nodes)
 

@@ -246,3 +246,17 @@ def test_a_binary_network_keeps_its_binary_layers(tmp_path: Path) -> None:
     assert "bit-exact: yes" in _run("check", path, program, "--calibrate", data)
     loaded = cimc.load(program)  # each kernel of ±1 is one row, not eight
     assert loaded.counts.total()["binary", "read.and", "rows"] == 16 * 4 * 8
+
+
+def test_a_text_of_integer_layers_with_a_free_batch_compiles(tmp_path: Path) -> None:
+    """Asking for the sizes of a text again keeps what its values are made of."""
+    data = _data(tmp_path, x=RNG.normal(size=(16, 2, 6, 6)).astype(np.float32))
+    text, out = tmp_path / "m.cimir", tmp_path / "m.cim"
+    steps = [
+        ["opt", _model(tmp_path), "-p", "int8", "--calibrate", data, "-o", text],
+        ["compile", text, "-o", out],
+    ]
+    for step in steps:
+        done = CliRunner().invoke(cli, [str(a) for a in step], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    assert "tile" in out.read_text()
