@@ -33,7 +33,7 @@ def _forward(graph: Graph) -> bool:
     for node in graph.nodes:
         if node.op not in ("onnx.Identity", "onnx.Dropout") or len(node.inputs) < 1:
             continue
-        training = node.inputs[2] if len(node.inputs) > 2 else None
+        training = node.operand(2)
         if training is not None and (training.const is None or bool(training.const)):
             continue
         x, y = node.arg(0), node.outputs[0]

@@ -134,7 +134,7 @@ def _trouble(node: Node) -> str:
     others = [v.elem for v in (*node.inputs, *node.outputs) if v is not None and v.elem != "f32"]
     if others:
         return f"it is in {others[0] or 'an unknown type'}: int8 takes float32"
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = node.operand(2)
     w = node.arg(1).const
     if bias is None:
         return ""

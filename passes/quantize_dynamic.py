@@ -94,7 +94,7 @@ def _weights(recipe: _Recipe, value: Value) -> Any:
 
 def _channel_bias(recipe: _Recipe, node: Node, rank: int) -> Value | None:
     """The bias of a convolution in the shape [1, C, 1, …]."""
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = node.operand(2)
     if bias is None:
         return None
     rw, name, shape = recipe.rw, f"{node.output.name}.b", (1, -1, *(1,) * (rank - 2))
@@ -166,7 +166,7 @@ def _gemm(recipe: _Recipe, node: Node) -> str:
     """3. Gemm(x, w, c);  4. Gemm(w, x, c)"""
     flags = [bool(node.attrs.get(flag, 0)) for flag in ("transA", "transB")]
     alpha, beta = node.float_attr("alpha", 1.0), node.float_attr("beta", 1.0)
-    bias = node.inputs[2] if len(node.inputs) > 2 and beta != 0.0 else None
+    bias = node.operand(2) if beta != 0.0 else None
     return _product(recipe, node, flags, alpha, bias, beta)
 
 

@@ -182,7 +182,7 @@ def _conv(rw: _Layers, node: Node) -> str:
         attrs["pads"] = tuple(np.add(margin, attrs.get("pads", 0)).tolist())
     if node.attrs.get("group", 1) != 1:
         attrs["group"] = node.attrs["group"]
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = node.operand(2)
     if bias is not None:
         if bias.const is None:
             return "its bias is not constant"
@@ -262,7 +262,7 @@ def _gemm(rw: _Layers, node: Node) -> str:
     alpha, beta = node.float_attr("alpha", 1.0), node.float_attr("beta", 1.0)
     if not rw.any_alpha and not power_of_two(alpha):
         return f"alpha={alpha:g} is not a power of two, so the sum rounds"
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = node.operand(2)
     if bias is not None and bias.const is None:
         return "its bias is not constant"
     if bias is not None and (beta == 0.0 or scalar(bias) == 0.0):

@@ -20,7 +20,7 @@ def _pack(node: Node, geometry: Geometry) -> int:
     """How many groups lie side by side in a row: as even packs as there is room for. One, where
     the sum over a group can't be told from that of its neighbours in the latch."""
     shape = kernel_shape(node)
-    sums_input = len(node.inputs) > 3 and node.inputs[3] is not None  # a zero point of w
+    sums_input = node.operand(3) is not None  # a zero point of w
     if shape.groups == 1 or not shape.columns or shape.channels > geometry.rows or sums_input:
         return 1
     most, functions = geometry.cols // shape.columns, geometry.functions

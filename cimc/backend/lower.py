@@ -258,8 +258,8 @@ class _Lowering:
         return self.scales[key]
 
     def _tables(self, node: Node) -> tuple[str, str | None]:
-        th = self._table(node.arg(1))
-        return th, self._table(node.arg(2)) if len(node.inputs) > 2 else None
+        flip = node.operand(2)
+        return self._table(node.arg(1)), None if flip is None else self._table(flip)
 
     def _table(self, value: Value) -> str:
         if value not in self.names:

@@ -53,8 +53,8 @@ def fold_affine(graph: Graph, layers: Iterable[Node], keep: Container[Node] = ()
 
 def _channels(node: Node) -> int | None:
     """How many output channels a layer with constant weights has; None for any other node."""
-    w = node.inputs[1] if len(node.inputs) > 1 else None
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    w = node.operand(1)
+    bias = node.operand(2)
     if w is None or w.const is None or w.elem != "f32" or (bias is not None and bias.const is None):
         return None
     shape: tuple[int, ...] = w.const.shape
@@ -131,7 +131,7 @@ def _by_channel(array: Any, rank: int, channels: int, axis: int) -> Any | None:
 def _plain_gemm(rw: Rewriter, node: Node, channels: int) -> None:
     """alpha * x · w + beta * c as x · w + c with one c for each channel, if it is of that form."""
     alpha, beta = node.float_attr("alpha", 1.0), node.float_attr("beta", 1.0)
-    old = node.inputs[2] if len(node.inputs) > 2 else None
+    old = node.operand(2)
     bias: Any = None if old is None else _by_channel(old.const, 2, channels, -1)
     if old is not None and bias is None:
         return
@@ -158,7 +158,7 @@ def _fold(rw: Rewriter, node: Node, affine: _Affine) -> bool:
     if node.op == "onnx.MatMul" and rank != 2 and np.any(affine.shift != 0):
         return False
     channels = len(affine.scale)
-    old = node.inputs[2] if len(node.inputs) > 2 else None
+    old = node.operand(2)
     bias = np.zeros(channels)
     if old is not None:
         found = _by_channel(old.const, 2, channels, -1)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cimc.ir.graph import Node, Value
+from cimc.ir.graph import Node
 
 
 def data_input(node: Node) -> int | None:
@@ -32,7 +32,7 @@ def rising(node: Node) -> bool:
 
 
 def _const(node: Node, index: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]] | None:
-    value: Value | None = node.inputs[index] if index < len(node.inputs) else None
+    value = node.operand(index)
     return None if value is None or value.const is None else value.const.astype(np.float64)
 
 

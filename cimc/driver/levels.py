@@ -85,7 +85,7 @@ def _pad(node: Node, look: Look, made: dict[Value, Node]) -> Levels | None:
     if node.attrs.get("mode", "constant") != "constant":
         return look(node.arg(0))
     fill: float | None = node.float_attr("value", 0.0)
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
+    if node.operand(2) is not None:
         fill = scalar(node.inputs[2])
     return None if fill is None else _union(look(node.arg(0)), frozenset({fill}))
 

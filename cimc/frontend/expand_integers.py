@@ -13,7 +13,7 @@ from onnx import TensorProto
 
 from cimc.frontend.elements import carrier
 from cimc.frontend.emitter import Emitter
-from cimc.ir.graph import Node, Value
+from cimc.ir.graph import Node
 from cimc.ir.rules import quantised_limits, window
 from cimc.ir.types import Array, int_range
 
@@ -84,7 +84,7 @@ def _zero(e: Emitter, node: Node, ins: list[str]) -> str | None:
 
 
 def _const(node: Node, index: int) -> Any:
-    value: Value | None = node.inputs[index] if index < len(node.inputs) else None
+    value = node.operand(index)
     return None if value is None else value.const
 
 
@@ -110,7 +110,7 @@ def _fits_float(node: Node, w: Any) -> bool:
 
 
 def _has_zero(node: Node) -> bool:
-    return len(node.inputs) > 2 and node.inputs[2] is not None
+    return node.operand(2) is not None
 
 
 def _bytes(e: Emitter, node: Node, x: str, zero: str | None) -> tuple[str, str]:

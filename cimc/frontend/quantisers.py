@@ -40,7 +40,7 @@ class Scale:
 def scale_of(node: Node) -> Scale | str:
     """Scale and zero point of a QuantizeLinear or DequantizeLinear; else why they are no plain
     numbers."""
-    scale, zero = node.arg(1), node.inputs[2] if len(node.inputs) > 2 else None
+    scale, zero = node.arg(1), node.operand(2)
     if scale.const is None or (zero is not None and zero.const is None):
         return "a scale known at run time only"
     if node.attrs.get("block_size", 0):
@@ -152,7 +152,7 @@ def _pairs(node: Node) -> Iterator[tuple[str, int | None, int, int | None]]:
 
 
 def _at(node: Node, index: int | None) -> Value | None:
-    return node.inputs[index] if index is not None and index < len(node.inputs) else None
+    return None if index is None else node.operand(index)
 
 
 def _scale_problems(whose: str, value: Value | None) -> Iterator[tuple[str, str]]:
