@@ -10,12 +10,12 @@ import numpy as np
 
 from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.elementwise import QLINEAR, RISING
-from cimc.driver.rewrite import target_shape
-from cimc.driver.tables import even_table_of
-from cimc.frontend.quantisers import QUANTIZE
-from cimc.frontend.windows import covered, window_attrs
+from cimc.driver.rewrite import permutation, target_shape
+from cimc.driver.tables import all_values, even_table_of
+from cimc.frontend.quantisers import QUANTIZE, Scale, scale_of
+from cimc.frontend.windows import pool_attrs
 from cimc.ir.graph import Graph, Node, Value
-from cimc.ir.types import Dim, TensorType, container, int_range, is_integer, planes
+from cimc.ir.types import Dim, TensorType, int_range, is_integer, planes
 
 _BITS = 8
 
@@ -133,7 +133,7 @@ class _Fold:
 
     def keeps(self, x: Value, table: Any) -> bool:
         """Whether a table changes nothing."""
-        return x.elem == self.elem and np.array_equal(table, _all(x.elem))
+        return x.elem == self.elem and np.array_equal(table, all_values(x.elem))
 
     def lut(self, x: Value, table: Any) -> Value:
         """Rule 1, and rule 2 where the table changes nothing."""
@@ -156,7 +156,7 @@ class _Fold:
             return None
         at = int(inside[0])
         shift = int(table[at]) - (low + at)
-        moved = np.clip(_all(x.elem).astype(np.int64) + shift, first, last)
+        moved = np.clip(all_values(x.elem).astype(np.int64) + shift, first, last)
         if low + shift > first or high + shift < last or not np.array_equal(moved, table):
             return None
         zero = made.int_attr("zero", 0) + shift
@@ -177,15 +177,9 @@ class _Fold:
 
     def numbers(self) -> tuple[float, int]:
         """Scale and zero point of the quantiser."""
-        scale, zero = self.end.arg(1).const, self.end.inputs[2:3]
-        assert scale is not None
-        point = zero[0].const.reshape(-1)[0] if zero and zero[0] is not None else 0  # type: ignore[union-attr]
-        return float(scale.reshape(-1)[0]), int(point)
-
-
-def _all(elem: str) -> Any:
-    low, high = int_range(elem)
-    return np.arange(low, high + 1).astype(container(elem))
+        found = scale_of(self.end)
+        assert isinstance(found, Scale), "a plain quantiser"
+        return found.one
 
 
 def _add(fold: _Fold, node: Node) -> Made | None:
@@ -238,23 +232,19 @@ def _layout(fold: _Fold, node: Node) -> Made | None:
 
 def _transpose(fold: _Fold, node: Node) -> Made | None:
     """5. Q(Transpose(x)) ⇒ cim.transpose(Q(x))"""
-    rank, inner = len(node.arg(0).tensor.shape or ()), fold.plan(node.arg(0))
+    inner = fold.plan(node.arg(0))
     if inner is None:
         return None
-    perm = node.ints_attr("perm") or tuple(reversed(range(rank)))
-    return lambda: fold.op("cim.transpose", [inner()], {"perm": perm})
+    return lambda: fold.op("cim.transpose", [inner()], {"perm": permutation(node)})
 
 
 def _max_pool(fold: _Fold, node: Node) -> Made | None:
     """5. Q(MaxPool(x)) ⇒ cim.max_pool(Q(x))"""
-    kernel = node.ints_attr("kernel_shape")
-    attrs = window_attrs(node, kernel)
-    if attrs is None or not covered(node.arg(0), kernel, attrs):
+    attrs = pool_attrs(node)
+    inner = None if attrs is None else fold.plan(node.arg(0))
+    if attrs is None or inner is None:
         return None
-    inner, settings = fold.plan(node.arg(0)), {"kernel": kernel} | attrs
-    if inner is None:
-        return None
-    return lambda: fold.op("cim.max_pool", [inner()], settings, node.output.tensor)
+    return lambda: fold.op("cim.max_pool", [inner()], attrs, node.output.tensor)
 
 
 def _concat(fold: _Fold, node: Node) -> Made | None:
@@ -336,7 +326,7 @@ class FoldLut(Pass):
             q = made()
             shown = end.output in graph.outputs
             if shown and (q in graph.inputs or q in graph.outputs):
-                held = rw.const(f"{end.output.name}.table", _all(q.elem), q.elem)
+                held = rw.const(f"{end.output.name}.table", all_values(q.elem), q.elem)
                 q = rw.op("cim.lut", [q, held], f"{end.output.name}.q", end)  # one of its own
             rw.replace(end.output, q, keep_name=shown or q not in known)
         graph.remove_dead()

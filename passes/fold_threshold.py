@@ -11,7 +11,7 @@ from cimc.driver.bounds import bounds
 from cimc.driver.elementwise import QLINEAR, data_input, rising
 from cimc.driver.steps import Steps, chain_axes, chain_axis, find_steps
 from cimc.frontend.quantisers import QUANTIZE
-from cimc.frontend.windows import covered, window_attrs
+from cimc.frontend.windows import pool_attrs
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.types import elem_of, is_float, is_integer, planes
 
@@ -104,13 +104,11 @@ def _move_pool(rw: Rewriter, chain: _Chain) -> bool:
     assert chain.pool is not None
     sign, pool = chain.nodes[0], chain.nodes[chain.pool]
     after, before = chain.nodes[: chain.pool], chain.nodes[chain.pool + 1 :]
-    kernel = pool.ints_attr("kernel_shape")
-    attrs = window_attrs(pool, kernel)
-    if attrs is None or not covered(pool.arg(0), kernel, attrs):
+    attrs = pool_attrs(pool)
+    if attrs is None:
         return False
     if max(chain_axes(chain.nodes, chain.source), default=0) > 1:
         return False  # a map that differs within a window does not commute with its maximum
-    attrs = {"kernel": kernel} | attrs
     shape = pool.output.tensor
     if all(rising(n) for n in after):
         bits = _clone(rw, after, pool.arg(0), sign)

@@ -19,10 +19,10 @@ from cimc.driver.integer_layers import (
     requantised,
 )
 from cimc.driver.repeats import repeated
-from cimc.driver.rewrite import scalar
+from cimc.driver.rewrite import permutation, scalar
 from cimc.driver.stored import held
 from cimc.driver.tables import table_of
-from cimc.frontend.windows import covered, slices, window_attrs
+from cimc.frontend.windows import pool_attrs, slices
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.rules import Misfit
 from cimc.ir.types import TensorType, is_integer, planes
@@ -303,8 +303,8 @@ def _transpose(rw: Rewriter, node: Node) -> str:
     """9. Transpose of them ⇒ cim.transpose"""
     x = node.arg(0)
     if _small(x) and x.tensor.shape is not None:
-        perm = node.ints_attr("perm") or tuple(reversed(range(len(x.tensor.shape))))
-        q = rw.op("cim.transpose", [x], f"{node.output.name}.q", node, {"perm": perm})
+        perm = {"perm": permutation(node)}
+        q = rw.op("cim.transpose", [x], f"{node.output.name}.q", node, perm)
         rw.replace(node.output, q)
     return ""
 
@@ -313,11 +313,9 @@ def _max_pool(rw: Rewriter, node: Node) -> str:
     """9. MaxPool of them ⇒ cim.max_pool"""
     if not _small(node.arg(0)) or len(node.outputs) > 1:
         return ""
-    kernel = node.ints_attr("kernel_shape")
-    attrs = window_attrs(node, kernel)
-    if attrs is None or not covered(node.arg(0), kernel, attrs):
+    attrs = pool_attrs(node)
+    if attrs is None:
         return ""
-    attrs = {"kernel": kernel} | attrs
     name, type_ = node.output.name, node.output.tensor
     rw.replace(node.output, rw.op("cim.max_pool", [node.arg(0)], f"{name}.q", node, attrs, type_))
     return ""

@@ -13,10 +13,10 @@ from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.bounds import bounds
 from cimc.driver.elementwise import data_input
 from cimc.driver.repeats import repeated
-from cimc.driver.rewrite import power_of_two, scalar
+from cimc.driver.rewrite import permutation, power_of_two, scalar, target_shape
 from cimc.frontend.evaluate import Evaluator, outline
 from cimc.frontend.quantisers import QUANTIZE
-from cimc.frontend.windows import covered, slices, window_attrs
+from cimc.frontend.windows import pool_attrs, slices
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.types import TensorType, is_float, is_integer
 
@@ -42,21 +42,13 @@ def _encode(rw: Rewriter, node: Node, q: Value, made: Node) -> None:
     rw.encode(node.outputs[0], q, scale, node, zero)
 
 
-def target_shape(value: Value) -> tuple[int, ...] | None:
-    """The shape of a value as a reshape's attribute; one symbol becomes -1."""
-    dims = value.type.shape if isinstance(value.type, TensorType) else None
-    if dims is None or sum(isinstance(d, str) for d in dims) > 1:
-        return None
-    return tuple(d if isinstance(d, int) else -1 for d in dims)
-
-
 def _transpose(rw: Rewriter, node: Node) -> None:
     """2. Transpose(d(q)) ⇒ d(cim.transpose(q))"""
     made = rw.producer(node.inputs[0], "cim.dequant")
     if made is None or made.output.tensor.shape is None:
         return
-    perm = node.attrs.get("perm") or tuple(reversed(range(len(made.output.tensor.shape))))
-    q = rw.op("cim.transpose", [made.arg(0)], f"{node.output.name}.q", node, {"perm": perm})
+    perm = {"perm": permutation(node)}
+    q = rw.op("cim.transpose", [made.arg(0)], f"{node.output.name}.q", node, perm)
     _encode(rw, node, q, made)
 
 
@@ -65,11 +57,9 @@ def _max_pool(rw: Rewriter, node: Node) -> None:
     made = rw.producer(node.inputs[0], "cim.dequant")
     if made is None or made.float_attr("scale", 1.0) <= 0 or len(node.outputs) > 1:
         return
-    kernel = node.ints_attr("kernel_shape")
-    attrs = window_attrs(node, kernel)
-    if attrs is None or not covered(made.arg(0), kernel, attrs):
+    attrs = pool_attrs(node)
+    if attrs is None:
         return
-    attrs = {"kernel": kernel} | attrs
     name = f"{node.output.name}.q"
     q = rw.op("cim.max_pool", [made.arg(0)], name, node, attrs, node.output.tensor)
     _encode(rw, node, q, made)
@@ -243,22 +233,17 @@ def _quantise_first(rw: Rewriter, node: Node) -> None:
     if len(above.outputs) > 1 or not is_integer(out.elem) or out.tensor.static is None:
         return
     inputs = [x, *node.inputs[1:]]
-    name, attrs = f"{x.name}.quantised", dict(node.attrs)
-    q = rw.op(node.op, inputs, name, above, attrs, x.tensor.with_elem(out.elem))
+    type_ = x.tensor.with_elem(out.elem)
+    q = rw.op(node.op, inputs, f"{x.name}.quantised", above, dict(node.attrs), type_)
     if above.op in _LAYOUT:
         y = rw.op("cim.reshape", [q], f"{out.name}.q", node, {"shape": out.tensor.static})
     elif above.op == "onnx.Transpose":
-        order = tuple(reversed(range(len(out.tensor.static))))
-        y = rw.op("cim.transpose", [q], f"{out.name}.q", node,
-                  {"perm": above.attrs.get("perm") or order})  # fmt: skip
+        y = rw.op("cim.transpose", [q], f"{out.name}.q", node, {"perm": permutation(above)})
     else:
-        kernel = above.ints_attr("kernel_shape")
-        window = window_attrs(above, kernel)
-        if window is None or not covered(x, kernel, window):
+        attrs = pool_attrs(above)
+        if attrs is None:
             return
-        y = rw.op(
-            "cim.max_pool", [q], f"{out.name}.q", node, {"kernel": kernel} | window, out.tensor
-        )
+        y = rw.op("cim.max_pool", [q], f"{out.name}.q", node, attrs, out.tensor)
     rw.replace(out, y)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cimc.driver.rewrite import Rewriter, scalar
+from cimc.driver.rewrite import Rewriter, permutation, scalar
 from cimc.driver.stored import held
 from cimc.frontend.quantisers import DEQUANTIZE, QUANTIZE, scale_of
 from cimc.ir.graph import Node, Value
@@ -69,8 +69,7 @@ def dequantised(rw: Rewriter, value: Value | None) -> Quantised | str:
         if axis is not None and step.op != "onnx.Transpose":
             return f"quantised by channel behind {step.op}"
         if axis is not None:
-            order = tuple(reversed(range(len(step.arg(0).tensor.shape or ()))))
-            axis = (step.ints_attr("perm") or order).index(axis)
+            axis = permutation(step).index(axis)
         q = _moved(rw, step, q)
     return Quantised(q, node.operand(2), found.scale, axis)
 

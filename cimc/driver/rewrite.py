@@ -143,6 +143,12 @@ def target_shape(value: Value) -> tuple[int, ...] | None:
     return tuple(d if isinstance(d, int) else -1 for d in dims)
 
 
+def permutation(node: Node) -> tuple[int, ...]:
+    """The axes of a Transpose's operand in the order of its result: reversed by default."""
+    rank = len(node.arg(0).tensor.shape or ())
+    return node.ints_attr("perm") or tuple(reversed(range(rank)))
+
+
 def power_of_two(number: float) -> bool:
     """Whether |number| is a power of two: products with it are exact."""
     return bool(number) and np.frexp(abs(number))[0] == 0.5

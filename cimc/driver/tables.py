@@ -27,14 +27,14 @@ def table_of(graph: Graph, nodes: Sequence[Node], source: Value, result: Value) 
 
     nodes: element-wise operations, first to last, that make `result` from `source` and from
     constants of one element. They run as they would at run time."""
-    return _map_of(graph, nodes, source, result)(_values(source))
+    return _map_of(graph, nodes, source, result)(all_values(source.elem))
 
 
 def even_table_of(
     graph: Graph, nodes: Sequence[Node], source: Value, result: Value
 ) -> Array | None:
     """`table_of`; None where a result depends on where its element lies in the tensor."""
-    run, values = _map_of(graph, nodes, source, result), _values(source)
+    run, values = _map_of(graph, nodes, source, result), all_values(source.elem)
     table = run(values)
     if all(n.op in _EVEN or n.op.startswith("cim.") for n in nodes):
         return table
@@ -44,9 +44,10 @@ def even_table_of(
     return table if same else None
 
 
-def _values(source: Value) -> Array:
-    low, high = int_range(source.elem)
-    values: Array = np.arange(low, high + 1).astype(container(source.elem))
+def all_values(elem: str) -> Array:
+    """All integers of an element type, from the lowest on."""
+    low, high = int_range(elem)
+    values: Array = np.arange(low, high + 1).astype(container(elem))
     return values
 
 

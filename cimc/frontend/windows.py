@@ -86,7 +86,17 @@ def gather_attrs(
     return attrs, tuple(max(0, -p) for p in margin)
 
 
-def covered(value: Value, kernel: Sequence[int], attrs: dict[str, Any]) -> bool:
+def pool_attrs(node: Node) -> dict[str, Any] | None:
+    """`kernel` and the window of a MaxPool as attributes of a cim.max_pool; None where a window
+    may have no tap inside, or that depends on a size that is not known."""
+    kernel = node.ints_attr("kernel_shape")
+    attrs = window_attrs(node, kernel)
+    if attrs is None or not _covered(node.arg(0), kernel, attrs):
+        return None
+    return {"kernel": kernel} | attrs
+
+
+def _covered(value: Value, kernel: Sequence[int], attrs: dict[str, Any]) -> bool:
     """Whether each window over `value` has a tap inside it: a maximum over nothing has no
     integer. False where a size is not known."""
     sizes = _spatial(value.tensor.shape)
