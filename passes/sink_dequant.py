@@ -18,11 +18,10 @@ from cimc.frontend.evaluate import Evaluator, outline
 from cimc.frontend.quantisers import QUANTIZE
 from cimc.frontend.windows import pool_attrs, slices
 from cimc.ir.graph import Graph, Node, Value
-from cimc.ir.types import TensorType, is_float, is_integer
+from cimc.ir.types import F32_EXACT, TensorType, is_float, is_integer
 
 _LAYOUT = ("onnx.Reshape", "onnx.Flatten", "onnx.Squeeze", "onnx.Unsqueeze")
 _LEVELS = {"bip": (-1, 1), "tern": (-1, 0, 1), "u1": (0, 1)}
-_EXACT = 2**24  # integers up to here are exact in float32
 
 
 def _layout(rw: Rewriter, node: Node) -> None:
@@ -90,7 +89,7 @@ def _add(rw: Rewriter, node: Node) -> None:
         return
     if a[0].tensor.shape != b[0].tensor.shape or a[0].tensor.shape != node.output.tensor.shape:
         return
-    if bounds(a[0], rw.made).reach + bounds(b[0], rw.made).reach >= _EXACT:
+    if bounds(a[0], rw.made).reach + bounds(b[0], rw.made).reach >= F32_EXACT:
         return
     q = rw.op("cim.add", [a[0], b[0]], f"{node.output.name}.q", node)
     rw.encode(node.output, q, a[1], node)

@@ -9,16 +9,14 @@ import numpy as np
 from cimc.driver.rewrite import Rewriter
 from cimc.frontend.evaluate import Evaluator
 from cimc.ir.graph import Graph, Node, Value
-from cimc.ir.types import TensorType
-
-_EXACT = 2**24  # integers up to here are exact in float32
+from cimc.ir.types import F32_EXACT, TensorType
 
 
 def repeated(rw: Rewriter, node: Node, x: Value) -> Value | None:
     """`x` in the way that the Resize or Upsample treats its operand, if it gives each element a
     whole number of times along each axis; None if it does something else, or sizes are open."""
     dims, out = x.tensor.static, node.output.tensor.static
-    if dims is None or out is None or len(dims) != len(out) or not 0 < prod(dims) < _EXACT:
+    if dims is None or out is None or len(dims) != len(out) or not 0 < prod(dims) < F32_EXACT:
         return None
     factors = [size // d for size, d in zip(out, dims)]
     if not all(f >= 1 and f * d == size for f, d, size in zip(factors, dims, out)):

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
+from cimc.errors import CompileError
 from cimc.frontend.elements import carrier
 from cimc.frontend.emitter import Emitter
-from cimc.ir.graph import Node
+from cimc.ir.graph import Node, layer_name
 from cimc.ir.rules import quantised_limits, window
-from cimc.ir.types import Array, int_range
+from cimc.ir.types import F32_EXACT, Array, int_range
 
 F32, F64, I32, U8 = (
     TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.UINT8,
 )  # fmt: skip
-_EXACT = 2**24  # integers up to here are exact in float32
 _ROUNDER = 1.5 * 2**23  # adding it leaves no fraction bits: rounds half to even below 2**22
 
 
@@ -106,7 +106,7 @@ def _fits_float(node: Node, w: Any) -> bool:
     low, high = int_range(x)
     width = high - low if _has_zero(node) else max(abs(low), high)
     axes = tuple(range(1, w.ndim)) if node.op == "cim.conv" else 0
-    return bool(width * np.abs(w).sum(axis=axes).max(initial=0) < _EXACT)
+    return bool(width * np.abs(w).sum(axis=axes).max(initial=0) < F32_EXACT)
 
 
 def _has_zero(node: Node) -> bool:
@@ -253,7 +253,12 @@ def sum_pool(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out:
     if attrs["zero"]:
         x = e.node("Sub", x, e.const(np.asarray(attrs["zero"], np.float32)))
     channels = (node.arg(0).tensor.shape or (0, 0))[1]
-    assert isinstance(channels, int), "sum_pool is made of known channels"
+    if not isinstance(channels, int):
+        raise CompileError(
+            f"a sum over windows of {node.arg(0).type} has no ONNX form: how many channels?",
+            f"node '{layer_name(node)}' ({node.op})",
+            help="give its size with --shape",
+        )
     ones = np.ones((channels, 1, *attrs["kernel"]), np.float32)
     y = e.node(
         "Conv", x, e.const(ones), strides=strides, pads=pads, dilations=dilations, group=channels

@@ -84,6 +84,10 @@ def int_range(elem: str) -> tuple[int, int]:
     return (0, 2**bits - 1) if match[1] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
+F32_EXACT = 2**24
+"""Integers up to here are exact in float32."""
+
+
 def narrowest(low: int, high: int) -> str:
     """The integer type of fewest bits that holds low … high."""
     if low >= 0:

@@ -403,3 +403,13 @@ def test_unknown_rounding_mode() -> None:
 def test_the_runtime_is_one_that_keeps_these_opsets() -> None:
     """The list above is tried, not assumed."""
     assert tuple(map(int, ort.__version__.split(".")[:2])) >= (1, 20)
+
+
+def test_sums_over_windows_of_unknown_channels_are_refused():
+    x = Value("x", TensorType("u8", (1, "c", 2, 2)))
+    y = Value("y", TensorType("i32", (1, "c", 1, 1)))
+    graph = Graph("g", [x], [y], [Node("cim.sum_pool", [x], [y], {"kernel": (2, 2)})])
+    graph.opsets = {"onnx": 13}
+    with pytest.raises(CompileError, match="how many channels") as caught:
+        to_onnx(graph)
+    assert caught.value.where == "node 'y' (cim.sum_pool)"
