@@ -14,8 +14,9 @@ from cimc.driver.pipeline import parse_pipeline
 from cimc.driver.registry import load_registry
 from cimc.driver.runner import run_passes
 from cimc.driver.stored import held
+from cimc.frontend.elements import code_of
 from cimc.frontend.opset import raise_opset
-from cimc.frontend.windows import gather_attrs
+from cimc.frontend.windows import gather_attrs, mirrored
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.types import Array, TensorType
 
@@ -23,7 +24,6 @@ RECOGNISE = "cleanup,read-qdq,recognise-any-alpha"
 """What is left as a float layer by these becomes dynamic int8."""
 _RECURRENT = ("onnx.LSTM", "onnx.GRU", "onnx.RNN")
 _OPSET = 11  # the first with DynamicQuantizeLinear
-_FLOAT32 = 1  # TensorProto.FLOAT, the `to` of a Cast
 _LEVELS = 254  # steps from -127 to 127
 
 
@@ -74,7 +74,7 @@ class _Recipe:
     ) -> None:
         """The float that the sums stand for, in the place of the layer's result."""
         rw, y = self.rw, node.output
-        out = rw.op("onnx.Cast", [acc], f"{y.name}.sum", node, {"to": _FLOAT32}, y.tensor)
+        out = rw.op("onnx.Cast", [acc], f"{y.name}.sum", node, {"to": code_of("f32")}, y.tensor)
         scale = rw.op("onnx.Mul", scales, f"{y.name}.scale", node, {}, TensorType("f32", ()))
         out = rw.op("onnx.Mul", [out, scale], f"{y.name}.scaled", node, {}, y.tensor)
         if bias is not None:
@@ -132,12 +132,9 @@ def _conv_transpose(recipe: _Recipe, node: Node) -> str:
     group = node.int_attr("group", 1)
     if group != 1:
         attrs["group"] = group
-    # [group * in, out, taps] -> [group * out, in, taps in reverse]
-    parts = w.reshape(group, -1, *w.shape[1:]).swapaxes(1, 2)
-    mirrored = np.flip(parts.reshape(-1, *parts.shape[2:]), tuple(range(2, w.ndim)))
     x, rw, name = node.arg(0), recipe.rw, node.output.name
     q, scale, zero = recipe.input(x, node)
-    levels, step = recipe.weights(node.arg(1), f"mirrored {group}", np.ascontiguousarray(mirrored))
+    levels, step = recipe.weights(node.arg(1), f"mirrored {group}", mirrored(w, group))
     zero = rw.op("cim.reshape", [zero], f"{name}.zero", node, {"shape": (1,)})
     acc = rw.op("cim.conv", [q, levels, zero], f"{name}.acc", node, attrs)
     if any(cut):

@@ -19,9 +19,8 @@ from cimc.driver.weights import Weights, split
 from cimc.frontend.windows import window_attrs
 from cimc.ir.graph import Graph, Node, Value, layer_name
 from cimc.ir.rules import Misfit, input_planes
-from cimc.ir.types import Array, TensorType, container
+from cimc.ir.types import F32_EXACT, Array, TensorType, container
 
-_EXACT = 2**24  # onnxruntime sums in float32: exact for integers up to here
 _TRIED = 1 << 23  # sums times channels that a rounding bias is tried on
 _BLOCK = 128  # products that onnxruntime's Gemm sums before it adds the bias, at least
 
@@ -99,9 +98,9 @@ def _emit(
 ) -> str:
     """y = d(acc) * alpha + bias, alpha along the channel axis; returns why not, or ""."""
     y, reach = node.output, bounds(acc, rw.made).reach
-    if not rw.any_alpha and reach >= _EXACT:
+    if not rw.any_alpha and reach >= F32_EXACT:
         return f"its sums reach {reach}, beyond float32's exact integers"
-    if reach >= _EXACT or not all(power_of_two(a * scale) for a in alpha.tolist()):
+    if reach >= F32_EXACT or not all(power_of_two(a * scale) for a in alpha.tolist()):
         rw.rounding.append(node)
     if alpha.size == 1:
         scale *= float(alpha[0])
@@ -138,7 +137,7 @@ def _early_bias(
     steps: Any = bias.const.astype(np.float64) / unit
     most = reach + float(np.abs(steps).max(initial=0.0))
     grid = steps * 2.0 ** (24 - int(np.frexp(most)[1]))
-    if most < _EXACT and bool(np.all(grid == np.floor(grid))):
+    if most < F32_EXACT and bool(np.all(grid == np.floor(grid))):
         return ""
     channels = (node.output.tensor.shape or (0,))[-1]
     if node.arg(0).const is None and bias.const.size == channels:
@@ -155,15 +154,6 @@ def _early_bias(
 def _channelwise(acc: Value, node: Node, vector: Array) -> Array:
     rank = len(acc.tensor.shape or ())
     return vector.reshape((-1, *(1,) * (rank - 2)) if node.op == "onnx.Conv" else (-1,))
-
-
-def _kernel(rw: _Layers, weights: Value, levels: Array, elem: str) -> Value:
-    """The weights as a constant; layers that share weights share it, and so its rows."""
-    name = f"{weights.name}.{elem}"
-    for value in rw.graph.consts:
-        if value.name == name and np.array_equal(value.const, levels):  # type: ignore[arg-type]
-            return value
-    return rw.const(name, levels, elem)
 
 
 def _conv(rw: _Layers, node: Node) -> str:
@@ -188,7 +178,7 @@ def _conv(rw: _Layers, node: Node) -> str:
             return "its bias is not constant"
         shape = (-1, *(1,) * (w.levels.ndim - 2))
         bias = rw.const(f"{node.output.name}.b", bias.const.reshape(shape), "f32")
-    kernel = _kernel(rw, node.arg(1), w.levels, w.elem)
+    kernel = rw.shared(f"{node.arg(1).name}.{w.elem}", w.levels, w.elem)
     operands = _operands(rw, x, kernel, node.output.name)
     acc = rw.op("cim.conv", operands, f"{node.output.name}.acc", node, attrs, node.output.tensor)
     return _emit(rw, node, acc, x.scale, w.alpha, bias)
@@ -224,7 +214,7 @@ def _right(
     early = _early_bias(rw, node, x.q, x.scale * scale, parts, bias)
     if early:
         return early
-    kernel = _kernel(rw, b, parts.levels, parts.elem)
+    kernel = rw.shared(f"{b.name}.{parts.elem}", parts.levels, parts.elem)
     if len(x.q.tensor.shape) < 2:
         return "its input is a vector without a batch axis"
     operands = _operands(rw, x, kernel, node.output.name)
@@ -250,7 +240,7 @@ def _left(rw: _Layers, node: Node, w: Array, b: Value, scale: float, bias: Value
         return early
     name = node.output.name
     flat = rw.op("cim.reshape", [x.q], f"{name}.x", node, {"shape": (-1, dims[-2], dims[-1])})
-    kernel = _kernel(rw, node.arg(0), parts.levels[:, :, None], parts.elem)
+    kernel = rw.shared(f"{node.arg(0).name}.{parts.elem}", parts.levels[:, :, None], parts.elem)
     acc = rw.op("cim.conv", _operands(rw, replace(x, q=flat), kernel, name), f"{name}.acc", node)
     shape = (*dims[:-2], w.shape[0], dims[-1])
     back = rw.op("cim.reshape", [acc], f"{name}.rows", node, {"shape": shape})

@@ -8,10 +8,9 @@ import numpy as np
 
 from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.rewrite import scalar
+from cimc.frontend.elements import code_of
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.types import TensorType, is_float, is_integer, planes
-
-_FLOAT32 = 1  # TensorProto.FLOAT, the `to` of a Cast
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def _where(rw: Rewriter, node: Node) -> None:
 
 def _cast(rw: Rewriter, node: Node) -> None:
     x = node.arg(0)
-    if node.attrs.get("to") != _FLOAT32:
+    if node.attrs.get("to") != code_of("f32"):
         return
     if x.elem == "bool":
         cond = _condition(rw, x)

@@ -14,7 +14,7 @@ import numpy as np
 from cimc.driver.padding import unpadded
 from cimc.driver.rewrite import Rewriter, scalar
 from cimc.driver.stored import held
-from cimc.frontend.windows import gather_attrs, window_attrs
+from cimc.frontend.windows import gather_attrs, mirrored, window_attrs
 from cimc.ir.graph import Node, Value
 from cimc.ir.types import container, int_range, is_integer, narrowest, planes
 
@@ -73,14 +73,6 @@ def _zero_of(rw: Rewriter, zero: Value | None, node: Node, name: str) -> Value |
     return rw.op("cim.reshape", [zero], f"{name}.zero", node, {"shape": (1,)})
 
 
-def _constant(rw: Rewriter, name: str, array: Any, elem: str) -> Value:
-    """A constant, shared by layers that share it, and so their rows."""
-    for value in rw.graph.consts:
-        if value.name == name and value.elem == elem and np.array_equal(value.const, array):  # type: ignore[arg-type]
-            return value
-    return rw.const(name, array, elem)
-
-
 @dataclass(frozen=True)
 class Operands:
     """x, w, their zero points and an integer bias of one node, by position."""
@@ -118,7 +110,7 @@ def layer(
             return "its bias is not one for each channel"
         flat = np.ascontiguousarray(np.broadcast_to(given.b.const.reshape(-1), channels))
         bias = rw.const(f"{name}.bias", flat.astype(np.int32), "i32")
-    kernel = _constant(rw, f"{given.w.name}.{w.elem}", w.levels, w.elem)
+    kernel = rw.shared(f"{given.w.name}.{w.elem}", w.levels, w.elem)
     inputs: list[Value | None] = [x, kernel, zx, zw, bias]
     while inputs[-1] is None:
         inputs.pop()
@@ -162,7 +154,7 @@ def convolution(
 
 def transposed(rw: Rewriter, node: Node, given: Operands) -> Value | str:
     """The sums of a ConvTranspose, as a convolution of x with gaps, the kernels mirrored."""
-    stored: Any = held(rw, given.w)
+    stored = held(rw, given.w)
     if stored is None:
         return "its weights are not constant"
     found = gather_attrs(node, stored.shape[2:])
@@ -174,11 +166,7 @@ def transposed(rw: Rewriter, node: Node, given: Operands) -> Value | str:
     group = node.int_attr("group", 1)
     if group != 1:
         attrs["group"] = group
-    # [group * in, out, taps] -> [group * out, in, taps in reverse]
-    parts = stored.reshape(group, -1, *stored.shape[1:]).swapaxes(1, 2)
-    mirrored = np.flip(parts.reshape(-1, *parts.shape[2:]), tuple(range(2, stored.ndim)))
-    zero = _repeated(rw, given.zw, group)
-    w = few_bits(np.ascontiguousarray(mirrored), zero, 0)
+    w = few_bits(mirrored(stored, group), _repeated(rw, given.zw, group), 0)
     if isinstance(w, str):
         return w
     return layer(rw, node, "cim.conv", given.x, w, given, attrs)

@@ -13,12 +13,11 @@ import numpy as np
 
 from cimc.driver.rewrite import Rewriter, permutation, scalar
 from cimc.driver.stored import held
+from cimc.frontend.elements import code_of
 from cimc.frontend.quantisers import DEQUANTIZE, QUANTIZE, scale_of
 from cimc.ir.graph import Node, Value
 from cimc.ir.types import TensorType, container, int_range, is_integer, planes
 
-_FLOAT32 = 1  # TensorProto.FLOAT, the `to` of a Cast
-_CODES = {"u8": 2, "i8": 3}  # of a Cast to bytes
 _BYTES = ("u8", "i8")
 _LAYOUT = (
     "onnx.Reshape", "onnx.Flatten", "onnx.Squeeze", "onnx.Unsqueeze", "onnx.Transpose",
@@ -209,7 +208,7 @@ class Group:
         zero = self.const(f"{q.name}.zero", part.number, elem)
         if q.elem != elem:
             type_ = q.tensor.with_elem(elem)
-            q = self.op("onnx.Cast", [q], "bytes", type_, {"to": _CODES[elem]})
+            q = self.op("onnx.Cast", [q], "bytes", type_, {"to": code_of(elem)})
         return q, zero
 
     def requantised(self, end: End, elem: str, make: Callable[[Value, Value], Value]) -> None:
@@ -239,7 +238,7 @@ class Group:
     def in_float(self, acc: Value, steps: Any, bias: Value | None, along: int, last: Value) -> None:
         """Integer sums times their step, plus a float bias, in the place of `last`."""
         shape = self.node.output.tensor
-        x = self.op("onnx.Cast", [acc], "float", shape, {"to": _FLOAT32})
+        x = self.op("onnx.Cast", [acc], "float", shape, {"to": code_of("f32")})
         rank = len(shape.shape or ())
         dims = [1] * rank
         if steps.size > 1:

@@ -36,6 +36,13 @@ class Rewriter:
         self.graph.consts.append(value)
         return value
 
+    def shared(self, name: str, array: Array, elem: str) -> Value:
+        """A constant, the same one for layers that share their weights, which so share rows."""
+        for value in self.graph.consts:
+            if value.name == name and value.elem == elem and np.array_equal(value.const, array):  # type: ignore[arg-type]
+                return value
+        return self.const(name, array, elem)
+
     def op(
         self,
         op: str,

@@ -9,6 +9,7 @@ import numpy as np
 
 from cimc.ir.graph import Node, Value
 from cimc.ir.rules import window
+from cimc.ir.types import Array
 
 
 def window_attrs(node: Node, kernel: Sequence[int]) -> dict[str, Any] | None:
@@ -84,6 +85,14 @@ def gather_attrs(
     if any(d != 1 for d in dilations):
         attrs["dilations"] = dilations
     return attrs, tuple(max(0, -p) for p in margin)
+
+
+def mirrored(w: Any, group: int) -> Array:
+    """The kernels of that convolution: [group * in, out, taps] as [group * out, in, taps in
+    reverse]."""
+    parts = w.reshape(group, -1, *w.shape[1:]).swapaxes(1, 2)
+    turned = np.flip(parts.reshape(-1, *parts.shape[2:]), tuple(range(2, w.ndim)))
+    return np.ascontiguousarray(turned)
 
 
 def pool_attrs(node: Node) -> dict[str, Any] | None:
