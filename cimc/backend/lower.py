@@ -1,7 +1,8 @@
 """Placed graph to program: buffers, data, `.load` and `.infer`.
 
 Reads what legalise, split-tiles and allocate-tiles decided; decides nothing itself but
-which threshold is stored straight from the accumulators.
+which thresholds and requantised sums are stored straight from the accumulators, and which
+concatenations are copied as one.
 """
 
 from __future__ import annotations

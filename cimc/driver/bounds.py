@@ -38,8 +38,8 @@ def bounds(
 ) -> Bounds:
     """The worst case of an integer value. `made` gives producers, `known` results found so far.
 
-    Layer sums are bounded by their actual weights (bip or tern); padding only removes
-    terms, so zero is a possible contribution of each padded tap.
+    Layer sums are bounded by their actual weights less zero points, and their bias; padding only
+    removes terms, so zero is a possible contribution of each padded tap.
     """
     node = made.get(value)
     if value.elem == "bip":

@@ -12,11 +12,14 @@ from cimc.frontend.quantisers import DEQUANTIZE, QUANTIZE
 from cimc.ir.graph import Node, Value
 from cimc.ir.types import Array
 
+_LAYOUT = (
+    "onnx.Transpose", "onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze", "onnx.Flatten",
+    "cim.transpose", "cim.reshape",
+)  # fmt: skip
 # What lies between stored weights and their use; the clean-up leaves quantisers in place.
 _STORED = (
-    *QUANTIZE, *DEQUANTIZE, "onnx.Cast", "onnx.Mul", "onnx.Div",
-    "onnx.Transpose", "onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze", "onnx.Flatten",
-    "cim.sign", "cim.dequant", "cim.transpose", "cim.reshape",
+    *QUANTIZE, *DEQUANTIZE, "onnx.Cast", "onnx.Mul", "onnx.Div", "cim.sign", "cim.dequant",
+    *_LAYOUT,
 )  # fmt: skip
 
 
@@ -36,12 +39,6 @@ def held(rw: Rewriter, value: Value) -> Array | None:
         pending += [v for v in node.inputs if v is not None and v.const is None]
     part = outline(rw.graph, sorted(nodes, key=rw.graph.nodes.index))
     return next(iter(Evaluator(replace(part, outputs=[value]))({}).values()))
-
-
-_LAYOUT = (
-    "onnx.Transpose", "onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze", "onnx.Flatten",
-    "cim.transpose", "cim.reshape",
-)  # fmt: skip
 
 
 def held_steps(rw: Rewriter, value: Value) -> Array | None:

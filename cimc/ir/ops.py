@@ -160,7 +160,7 @@ ROWS: tuple[OpDef, ...] = (
             AttrDef("scale", "float"),
             AttrDef("zero", "int", 0),
             AttrDef("narrow", "int", 0, (0, 1)),
-            AttrDef("rounding", "str", "ROUND", tuple(QONNX_ROUNDING)),
+            AttrDef("rounding", "str", "ROUND", QONNX_ROUNDING),
             AttrDef("to", "str", "u8"),
         ),
         rules.quantize,

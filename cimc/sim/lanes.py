@@ -193,10 +193,10 @@ def bind_lanes(
     found: list[Step | BoundLoop | LaneLoop] = []
     for layer in section.layers:
         for item in layer.body:
-            if isinstance(item, Loop) and independent(program, section, layer, item):
-                for instr in walk(item.body):
-                    tallies[layer.name, instr.op]  # counts in the order of the text
-                found.append(LaneLoop(item, layer.name, machine, tallies))
-            else:
+            if not isinstance(item, Loop) or not independent(program, section, layer, item):
                 found += bind(machine, [Layer(layer.name, [item])], tallies)
+                continue
+            for instr in walk(item.body):
+                tallies[layer.name, instr.op]  # counts in the order of the text
+            found.append(LaneLoop(item, layer.name, machine, tallies))
     return found

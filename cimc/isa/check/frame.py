@@ -84,12 +84,11 @@ def _loops(scope: Scope, layer: Layer, body: list[Instr | Loop], outer: tuple[Lo
 def _variables(scope: Scope, site: Site, known: set[str]) -> None:
     places: list[tuple[int | str, Operand | Option]] = [*enumerate(site.instr.args)]
     for key, value in [*places, *site.instr.opts.items()]:
-        for expr in _expressions(value):
-            for name, _ in expr.terms:
-                if name not in known:
-                    buffer = isinstance(scope.names.get(name), (Mem, View))
-                    help = f"one integer of a buffer is `{name}[0]`" if buffer else None
-                    scope.at(site, f"unknown loop variable `{name}`", key, help)
+        used = (name for expr in _expressions(value) for name, _ in expr.terms)
+        for name in (n for n in used if n not in known):
+            buffer = isinstance(scope.names.get(name), (Mem, View))
+            help = f"one integer of a buffer is `{name}[0]`" if buffer else None
+            scope.at(site, f"unknown loop variable `{name}`", key, help)
 
 
 def _expressions(value: Operand | Option) -> Iterator[Affine]:
