@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cimc.driver import Pass, PassContext, Rewriter
+from cimc.driver.rewrite import FLOAT_LAYERS, RESHAPES
 from cimc.errors import CompileError
 from cimc.frontend.elements import code_of
 from cimc.frontend.evaluate import Evaluator, outline
@@ -90,16 +91,12 @@ def _name_casts(graph: Graph) -> bool:
     return changed
 
 
-_LAYOUT = ("onnx.Reshape", "onnx.Transpose", "onnx.Squeeze", "onnx.Unsqueeze", "onnx.Flatten")
-_FLOAT_LAYERS = ("onnx.MatMul", "onnx.Gemm", "onnx.Conv", "onnx.ConvTranspose")
-
-
 def _stores_weights(node: Node, users: dict[Value, list[Node]]) -> bool:
     """Whether a layout operation hands weights to float layers: onnxruntime sums products with
     a constant in another order than those with a result, so that the bits would change."""
-    if node.op not in _LAYOUT or node.outputs[0].elem != "f32":
+    if node.op not in (*RESHAPES, "onnx.Transpose") or node.outputs[0].elem != "f32":
         return False
-    return any(user.op in _FLOAT_LAYERS for user in users.get(node.outputs[0], ()))
+    return any(user.op in FLOAT_LAYERS for user in users.get(node.outputs[0], ()))
 
 
 def _foldable(graph: Graph) -> list[Node]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.elementwise import QLINEAR, RISING
-from cimc.driver.rewrite import permutation, target_shape
+from cimc.driver.rewrite import RESHAPES, permutation, target_shape
 from cimc.driver.tables import all_values, even_table_of
 from cimc.frontend.quantisers import QUANTIZE, Scale, scale_of
 from cimc.frontend.windows import pool_attrs
@@ -20,7 +20,6 @@ from cimc.ir.types import Dim, TensorType, int_range, is_integer, planes
 _BITS = 8
 
 _ENDS = (*QUANTIZE, "cim.quantize")
-_RESHAPE = ("onnx.Reshape", "onnx.Flatten", "onnx.Squeeze", "onnx.Unsqueeze")
 _CUT = ("onnx.Relu", "onnx.Clip")
 # Element-wise operations, of one or several operands of one shape.
 _MAPS = {op for op in RISING if op.startswith("onnx.") and op != "onnx.BatchNormalization"} | {
@@ -268,7 +267,7 @@ def _concat(fold: _Fold, node: Node) -> Made | None:
 _RULES: dict[str, Callable[[_Fold, Node], Made | None]] = {
     "onnx.Add": _add,
     **dict.fromkeys(_CUT, _cut),
-    **dict.fromkeys(_RESHAPE, _layout),
+    **dict.fromkeys(RESHAPES, _layout),
     "onnx.Transpose": _transpose,
     "onnx.MaxPool": _max_pool,
     "onnx.Concat": _concat,

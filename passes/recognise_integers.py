@@ -19,7 +19,7 @@ from cimc.driver.integer_layers import (
     requantised,
 )
 from cimc.driver.repeats import repeated
-from cimc.driver.rewrite import permutation, scalar
+from cimc.driver.rewrite import FLOAT_LAYERS, RESHAPES, permutation, scalar
 from cimc.driver.stored import held
 from cimc.driver.tables import table_of
 from cimc.frontend.windows import pool_attrs, slices
@@ -155,9 +155,6 @@ def _bias(rw: Rewriter, node: Node) -> str:
 # -- between layers --------------------------------------------------------------------
 
 
-_FLOAT_LAYERS = ("onnx.Conv", "onnx.MatMul", "onnx.Gemm", "onnx.ConvTranspose")
-
-
 def _number(value: Value | None) -> int:
     return int(scalar(value) or 0)
 
@@ -166,7 +163,7 @@ def _dequantize(rw: Rewriter, node: Node) -> str:
     """4. DequantizeLinear of one scale ⇒ cim.dequant; of a constant that no float layer uses
     (the product would round otherwise) ⇒ a constant"""
     q, scale, zero = node.arg(0), scalar(node.arg(1)), node.operand(2)
-    if q.const is not None and not any(user.op in _FLOAT_LAYERS for user in rw.users(node.output)):
+    if q.const is not None and not any(user.op in FLOAT_LAYERS for user in rw.users(node.output)):
         stored = held(rw, node.output)
         if stored is not None and node.output not in rw.graph.outputs:
             value = rw.const(node.output.name, stored, node.output.elem)
@@ -361,7 +358,7 @@ _RULES: dict[str, Callable[[Rewriter, Node], str]] = {
     "onnx.Add": _bias,
     "onnx.Slice": _slice,
     "onnx.Split": _slice,
-    **dict.fromkeys(("onnx.Reshape", "onnx.Flatten", "onnx.Squeeze", "onnx.Unsqueeze"), _layout),
+    **dict.fromkeys(RESHAPES, _layout),
     "onnx.Transpose": _transpose,
     "onnx.MaxPool": _max_pool,
     "onnx.Resize": _resize,

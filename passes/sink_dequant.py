@@ -13,14 +13,13 @@ from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.bounds import bounds
 from cimc.driver.elementwise import data_input
 from cimc.driver.repeats import repeated
-from cimc.driver.rewrite import permutation, power_of_two, scalar, target_shape
+from cimc.driver.rewrite import RESHAPES, permutation, power_of_two, scalar, target_shape
 from cimc.frontend.evaluate import Evaluator, outline
 from cimc.frontend.quantisers import QUANTIZE
 from cimc.frontend.windows import pool_attrs, slices
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.types import F32_EXACT, TensorType, is_float, is_integer
 
-_LAYOUT = ("onnx.Reshape", "onnx.Flatten", "onnx.Squeeze", "onnx.Unsqueeze")
 _LEVELS = {"bip": (-1, 1), "tern": (-1, 0, 1), "u1": (0, 1)}
 
 
@@ -217,7 +216,7 @@ def _concat(rw: Rewriter, node: Node) -> None:
     _encode(rw, node, q, first)
 
 
-_UP = (*_LAYOUT, "onnx.Transpose", "onnx.MaxPool")
+_UP = (*RESHAPES, "onnx.Transpose", "onnx.MaxPool")
 _QUANTISERS = (*QUANTIZE, "cim.quantize")
 
 
@@ -234,7 +233,7 @@ def _quantise_first(rw: Rewriter, node: Node) -> None:
     inputs = [x, *node.inputs[1:]]
     type_ = x.tensor.with_elem(out.elem)
     q = rw.op(node.op, inputs, f"{x.name}.quantised", above, dict(node.attrs), type_)
-    if above.op in _LAYOUT:
+    if above.op in RESHAPES:
         y = rw.op("cim.reshape", [q], f"{out.name}.q", node, {"shape": out.tensor.static})
     elif above.op == "onnx.Transpose":
         y = rw.op("cim.transpose", [q], f"{out.name}.q", node, {"perm": permutation(above)})
@@ -247,7 +246,7 @@ def _quantise_first(rw: Rewriter, node: Node) -> None:
 
 
 _RULES: dict[str, Callable[[Rewriter, Node], None]] = {
-    **dict.fromkeys(_LAYOUT, _layout),
+    **dict.fromkeys(RESHAPES, _layout),
     "onnx.Transpose": _transpose,
     "onnx.MaxPool": _max_pool,
     "onnx.Slice": _slice,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cimc.driver.rewrite import Rewriter, permutation, scalar
+from cimc.driver.rewrite import RESHAPES, Rewriter, permutation, scalar
 from cimc.driver.stored import held
 from cimc.frontend.elements import code_of
 from cimc.frontend.quantisers import DEQUANTIZE, QUANTIZE, scale_of
@@ -19,10 +19,7 @@ from cimc.ir.graph import Node, Value
 from cimc.ir.types import TensorType, container, int_range, is_integer, planes
 
 _BYTES = ("u8", "i8")
-_LAYOUT = (
-    "onnx.Reshape", "onnx.Flatten", "onnx.Squeeze", "onnx.Unsqueeze", "onnx.Transpose",
-    "onnx.MaxPool",
-)  # fmt: skip
+_LAYOUT = (*RESHAPES, "onnx.Transpose", "onnx.MaxPool")
 _POOLS_BYTES = 12  # the first operator set whose MaxPool takes them
 _SAME = 2.0**-20  # steps that differ by less, relatively, are one step written in two ways
 

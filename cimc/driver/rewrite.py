@@ -11,6 +11,11 @@ from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.ops import TABLE, present
 from cimc.ir.types import Array, TensorType
 
+FLOAT_LAYERS = ("onnx.Conv", "onnx.MatMul", "onnx.Gemm", "onnx.ConvTranspose")
+"""The float operations that have weights."""
+RESHAPES = ("onnx.Reshape", "onnx.Flatten", "onnx.Squeeze", "onnx.Unsqueeze")
+"""The operations that give the same elements in another shape."""
+
 
 class Rewriter:
     """A graph under change: keeps producers, users and free names at hand.

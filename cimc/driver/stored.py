@@ -6,16 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from cimc.driver.rewrite import Rewriter
+from cimc.driver.rewrite import RESHAPES, Rewriter
 from cimc.frontend.evaluate import Evaluator, outline
 from cimc.frontend.quantisers import DEQUANTIZE, QUANTIZE
 from cimc.ir.graph import Node, Value
 from cimc.ir.types import Array
 
-_LAYOUT = (
-    "onnx.Transpose", "onnx.Reshape", "onnx.Squeeze", "onnx.Unsqueeze", "onnx.Flatten",
-    "cim.transpose", "cim.reshape",
-)  # fmt: skip
+_LAYOUT = (*RESHAPES, "onnx.Transpose", "cim.transpose", "cim.reshape")
 # What lies between stored weights and their use; the clean-up leaves quantisers in place.
 _STORED = (
     *QUANTIZE, *DEQUANTIZE, "onnx.Cast", "onnx.Mul", "onnx.Div", "cim.sign", "cim.dequant",

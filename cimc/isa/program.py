@@ -54,6 +54,10 @@ class Affine:
     def is_const(self) -> bool:
         return not self.terms
 
+    def uses(self, var: str) -> bool:
+        """Whether a loop variable is in it."""
+        return any(name == var for name, _ in self.terms)
+
     def value(self, env: Mapping[str, int]) -> int:
         """The value with each loop variable from `env`."""
         return self.const + sum(coef * env[name] for name, coef in self.terms)

@@ -281,9 +281,9 @@ def _sizes_use(body: list[Instr | Loop], var: str) -> bool:
     """Whether a count in the body may change with the loop variable."""
     for item in body:
         if isinstance(item, Loop):
-            used = _uses(item.lo, var) or _uses(item.hi, var) or _sizes_use(item.body, var)
+            used = item.lo.uses(var) or item.hi.uses(var) or _sizes_use(item.body, var)
         else:
-            used = any(_uses(size, var) for size in _size_expressions(item))
+            used = any(size.uses(var) for size in _size_expressions(item))
         if used:
             return True
     return False
@@ -300,10 +300,6 @@ def _size_expressions(instr: Instr) -> Iterator[Affine]:
                 yield span.start
     for name in ("seg", "width", "group"):
         yield _affine(instr, name)
-
-
-def _uses(expr: Affine, var: str) -> bool:
-    return any(name == var for name, _ in expr.terms)
 
 
 # -- programming pulses ----------------------------------------------------------------

@@ -59,16 +59,16 @@ def independent(program: Program, section: Section, layer: Layer, loop: Loop) ->
 def _only_positions(body: Body, var: str) -> bool:
     for item in body:
         if isinstance(item, Loop):
-            if _uses(item.lo, var) or _uses(item.hi, var) or not _only_positions(item.body, var):
+            if item.lo.uses(var) or item.hi.uses(var) or not _only_positions(item.body, var):
                 return False
             continue
         if item.op in ("set", "reset", "host"):
             return False
-        if any(_uses(expr, var) for arg in item.args for expr in _inside(arg)):
+        if any(expr.uses(var) for arg in item.args for expr in _inside(arg)):
             return False
         for value in item.opts.values():
             exprs = [value] if isinstance(value, Affine) else list(_inside(value))
-            if any(_uses(expr, var) for expr in exprs):
+            if any(expr.uses(var) for expr in exprs):
                 return False
     return True
 
@@ -82,10 +82,6 @@ def _inside(arg: object) -> Iterator[Affine]:
     tile = getattr(arg, "tile", None)
     if isinstance(tile, Affine):
         yield tile
-
-
-def _uses(expr: Affine, var: str) -> bool:
-    return any(name == var for name, _ in expr.terms)
 
 
 def _own_places(program: Program, loop: Loop) -> bool:
