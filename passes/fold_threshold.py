@@ -1,4 +1,4 @@
-"""Turns the float work between an integer accumulator and a sign into one compare."""
+"""Turns the float work between an integer accumulator and a sign or quantiser into compares."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def _worth(end: Node, chain: _Chain) -> bool:
 
 
 def _climb(rw: Rewriter, sign: Node) -> _Chain | None:
-    """The longest chain of element-wise operations, and at most one MaxPool, above a sign
-    that begins at an integer."""
+    """The longest chain of element-wise operations, and at most one MaxPool, above a sign or
+    quantiser that begins at an integer."""
     value, nodes, pool = sign.arg(data_input(sign) or 0), [sign], None
     found: _Chain | None = None
     while True:
@@ -169,6 +169,19 @@ def _again(rw: Rewriter, below: Sequence[Node], x: Value, name: str, before: Nod
     return x
 
 
+def _below_pool(rw: Rewriter, sign: Node) -> _Chain | None:
+    """The part of a chain below its pool, if an integer lies there."""
+    chain = _climb(rw, sign)
+    if chain is None or chain.pool is None:
+        return chain
+    for end in range(chain.pool - 1, 0, -1):
+        index = data_input(chain.nodes[end])
+        source = chain.nodes[end].arg(index) if index is not None else None
+        if source is not None and is_integer(source.elem):
+            return replace(chain, nodes=chain.nodes[: end + 1], pool=None, source=source)
+    return None
+
+
 @dataclass(frozen=True)
 class FoldThreshold(Pass):
     """Rules (q an integer, f, g float maps of each element, d = cim.dequant):
@@ -188,7 +201,7 @@ class FoldThreshold(Pass):
     """
 
     name = "fold-threshold"
-    summary = "turn the float map and sign after an integer accumulator into one compare"
+    summary = "turn the float map and sign or quantiser after an accumulator into compares"
     kind = "exact"
     repeat = True
 
@@ -219,16 +232,3 @@ class FoldThreshold(Pass):
             graph.remove_dead()
             rw.retype()
         return rw.changed
-
-
-def _below_pool(rw: Rewriter, sign: Node) -> _Chain | None:
-    """The part of a chain below its pool, if an integer lies there."""
-    chain = _climb(rw, sign)
-    if chain is None or chain.pool is None:
-        return chain
-    for end in range(chain.pool - 1, 0, -1):
-        index = data_input(chain.nodes[end])
-        source = chain.nodes[end].arg(index) if index is not None else None
-        if source is not None and is_integer(source.elem):
-            return replace(chain, nodes=chain.nodes[: end + 1], pool=None, source=source)
-    return None
