@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cimc.driver import Pass, PassContext, Rewriter
-from cimc.driver.rewrite import FLOAT_LAYERS, RESHAPES
+from cimc.driver.layout import RESHAPES
+from cimc.driver.rewrite import FLOAT_LAYERS
 from cimc.errors import CompileError
 from cimc.frontend.elements import code_of
 from cimc.frontend.evaluate import Evaluator, outline

@@ -10,10 +10,9 @@ import numpy as np
 
 from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.elementwise import QLINEAR, RISING
-from cimc.driver.rewrite import RESHAPES, permutation, target_shape
+from cimc.driver.layout import LAYOUT, joined, native
 from cimc.driver.tables import all_values, even_table_of
 from cimc.frontend.quantisers import QUANTIZE, Scale, scale_of
-from cimc.frontend.windows import pool_attrs
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.types import Dim, TensorType, int_range, is_integer, planes
 
@@ -222,28 +221,12 @@ def _cut(fold: _Fold, node: Node) -> Made | None:
 
 
 def _layout(fold: _Fold, node: Node) -> Made | None:
-    """5. Q(Reshape(x)) ⇒ cim.reshape(Q(x))"""
-    shape, inner = target_shape(node.output), fold.plan(node.arg(0))
-    if shape is None or inner is None:
+    """5. Q(Reshape(x)), Q(MaxPool(x)), … ⇒ cim.reshape(Q(x)), …"""
+    form = native(node)
+    inner = None if form is None else fold.plan(node.arg(0))
+    if form is None or inner is None:
         return None
-    return lambda: fold.op("cim.reshape", [inner()], {"shape": shape}, node.output.tensor)
-
-
-def _transpose(fold: _Fold, node: Node) -> Made | None:
-    """5. Q(Transpose(x)) ⇒ cim.transpose(Q(x))"""
-    inner = fold.plan(node.arg(0))
-    if inner is None:
-        return None
-    return lambda: fold.op("cim.transpose", [inner()], {"perm": permutation(node)})
-
-
-def _max_pool(fold: _Fold, node: Node) -> Made | None:
-    """5. Q(MaxPool(x)) ⇒ cim.max_pool(Q(x))"""
-    attrs = pool_attrs(node)
-    inner = None if attrs is None else fold.plan(node.arg(0))
-    if attrs is None or inner is None:
-        return None
-    return lambda: fold.op("cim.max_pool", [inner()], attrs, node.output.tensor)
+    return lambda: form.on(fold.rw, inner(), f"{fold.name}.q", fold.end)
 
 
 def _concat(fold: _Fold, node: Node) -> Made | None:
@@ -253,13 +236,10 @@ def _concat(fold: _Fold, node: Node) -> Made | None:
     if None in parts or len(parts) < len(node.inputs) or not rank:
         return None
     axis = node.int_attr("axis", 1) % rank
-    attrs = {"axis": axis} if axis != 1 else {}
 
     def made() -> Value:
-        first, *rest = (part() for part in parts if part is not None)
-        for part in rest:
-            first = fold.op("cim.concat", [first, part], attrs)
-        return first
+        codes = [part() for part in parts if part is not None]
+        return joined(fold.rw, codes, axis, f"{fold.name}.q", fold.end)
 
     return made
 
@@ -267,9 +247,7 @@ def _concat(fold: _Fold, node: Node) -> Made | None:
 _RULES: dict[str, Callable[[_Fold, Node], Made | None]] = {
     "onnx.Add": _add,
     **dict.fromkeys(_CUT, _cut),
-    **dict.fromkeys(RESHAPES, _layout),
-    "onnx.Transpose": _transpose,
-    "onnx.MaxPool": _max_pool,
+    **dict.fromkeys(LAYOUT, _layout),
     "onnx.Concat": _concat,
 }
 

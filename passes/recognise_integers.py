@@ -18,11 +18,12 @@ from cimc.driver.integer_layers import (
     product,
     requantised,
 )
+from cimc.driver.layout import LAYOUT, RESHAPES, cut_out, joined, native
 from cimc.driver.repeats import repeated
-from cimc.driver.rewrite import FLOAT_LAYERS, RESHAPES, permutation, scalar
+from cimc.driver.rewrite import FLOAT_LAYERS, scalar
 from cimc.driver.stored import held
 from cimc.driver.tables import table_of
-from cimc.frontend.windows import pool_attrs, slices
+from cimc.frontend.windows import slices
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.rules import Misfit
 from cimc.ir.types import TensorType, is_integer, planes
@@ -257,17 +258,8 @@ def _qlinear_concat(rw: Rewriter, node: Node) -> str:
             table = rw.const(f"{name}.table", array, node.output.elem)
             x = rw.op("cim.lut", [x, table], f"{x.name}.{name}", node)
         parts.append(x)
-    rw.replace(node.output, _joined(rw, node, parts, axis % rank))
+    rw.replace(node.output, joined(rw, parts, axis % rank, f"{name}.q", node))
     return ""
-
-
-def _joined(rw: Rewriter, node: Node, parts: list[Value], axis: int) -> Value:
-    """cim.concat of any number of values."""
-    joined = parts[0]
-    attrs = {"axis": axis} if axis != 1 else {}
-    for part in parts[1:]:
-        joined = rw.op("cim.concat", [joined, part], f"{node.output.name}.q", node, attrs)
-    return joined
 
 
 def _small(value: Value) -> bool:
@@ -283,38 +275,16 @@ def _concat(rw: Rewriter, node: Node) -> str:
     rank = len(node.output.tensor.shape or ())
     if rank and len(parts) > 1 and all(map(_small, parts)):
         axis = node.int_attr("axis", 1) % rank
-        rw.replace(node.output, _joined(rw, node, parts, axis))
+        rw.replace(node.output, joined(rw, parts, axis, f"{node.output.name}.q", node))
     return ""
 
 
 def _layout(rw: Rewriter, node: Node) -> str:
-    """9. Reshape, Flatten, Squeeze, Unsqueeze of them ⇒ cim.reshape"""
-    shape = node.output.tensor.static
-    if _small(node.arg(0)) and shape is not None:
-        q = rw.op("cim.reshape", [node.arg(0)], f"{node.output.name}.q", node, {"shape": shape})
-        rw.replace(node.output, q)
-    return ""
-
-
-def _transpose(rw: Rewriter, node: Node) -> str:
-    """9. Transpose of them ⇒ cim.transpose"""
-    x = node.arg(0)
-    if _small(x) and x.tensor.shape is not None:
-        perm = {"perm": permutation(node)}
-        q = rw.op("cim.transpose", [x], f"{node.output.name}.q", node, perm)
-        rw.replace(node.output, q)
-    return ""
-
-
-def _max_pool(rw: Rewriter, node: Node) -> str:
-    """9. MaxPool of them ⇒ cim.max_pool"""
-    if not _small(node.arg(0)) or len(node.outputs) > 1:
-        return ""
-    attrs = pool_attrs(node)
-    if attrs is None:
-        return ""
-    name, type_ = node.output.name, node.output.tensor
-    rw.replace(node.output, rw.op("cim.max_pool", [node.arg(0)], f"{name}.q", node, attrs, type_))
+    """9. Reshape, Transpose, MaxPool, … of them ⇒ cim.reshape, …"""
+    form = native(node) if _small(node.arg(0)) else None
+    open_ = node.op in RESHAPES and node.output.tensor.static is None
+    if form is not None and not open_:
+        rw.replace(node.output, form.on(rw, node.arg(0), f"{node.output.name}.q", node))
     return ""
 
 
@@ -324,10 +294,7 @@ def _slice(rw: Rewriter, node: Node) -> str:
     if not _small(node.arg(0)) or parts is None:
         return ""
     for out, cuts in zip(node.outputs, parts):
-        x = node.arg(0)
-        for axis, start, stop in cuts:
-            attrs: dict[str, Any] = {"start": start, "stop": stop}
-            x = rw.op("cim.slice", [x], f"{out.name}.q", node, attrs | {"axis": axis})
+        x = cut_out(rw, node.arg(0), cuts, f"{out.name}.q", node)
         rw.replace(out, x, keep_name=bool(cuts))
     return ""
 
@@ -358,9 +325,7 @@ _RULES: dict[str, Callable[[Rewriter, Node], str]] = {
     "onnx.Add": _bias,
     "onnx.Slice": _slice,
     "onnx.Split": _slice,
-    **dict.fromkeys(RESHAPES, _layout),
-    "onnx.Transpose": _transpose,
-    "onnx.MaxPool": _max_pool,
+    **dict.fromkeys(LAYOUT, _layout),
     "onnx.Resize": _resize,
     "onnx.Upsample": _resize,
 }

@@ -12,11 +12,12 @@ import numpy as np
 from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.bounds import bounds
 from cimc.driver.elementwise import data_input
+from cimc.driver.layout import LAYOUT, cut_out, joined, native
 from cimc.driver.repeats import repeated
-from cimc.driver.rewrite import RESHAPES, permutation, power_of_two, scalar, target_shape
+from cimc.driver.rewrite import power_of_two, scalar
 from cimc.frontend.evaluate import Evaluator, outline
 from cimc.frontend.quantisers import QUANTIZE
-from cimc.frontend.windows import pool_attrs, slices
+from cimc.frontend.windows import slices
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.types import F32_EXACT, TensorType, is_float, is_integer
 
@@ -24,43 +25,19 @@ _LEVELS = {"bip": (-1, 1), "tern": (-1, 0, 1), "u1": (0, 1)}
 
 
 def _layout(rw: Rewriter, node: Node) -> None:
-    """1. layout(d(q)) ⇒ d(layout(q))"""
-    made = rw.producer(node.inputs[0], "cim.dequant")
-    shape = target_shape(node.output)
-    if made is None or shape is None:
+    """1 to 3. layout(d(q)), MaxPool(d(q) scale>0) ⇒ d(layout(q))"""
+    made, form = rw.producer(node.inputs[0], "cim.dequant"), native(node)
+    if made is None or form is None:
         return
-    q = rw.op("cim.reshape", [made.arg(0)], f"{node.output.name}.q", node, {"shape": shape},
-              node.output.tensor)  # fmt: skip
-    _encode(rw, node, q, made)
+    if node.op == "onnx.MaxPool" and made.float_attr("scale", 1.0) <= 0:
+        return
+    _encode(rw, node, form.on(rw, made.arg(0), f"{node.output.name}.q", node), made)
 
 
 def _encode(rw: Rewriter, node: Node, q: Value, made: Node) -> None:
     """The operation's result is q, with the scale and zero point of the dequantised operand."""
     scale, zero = made.float_attr("scale", 1.0), made.int_attr("zero", 0)
     rw.encode(node.outputs[0], q, scale, node, zero)
-
-
-def _transpose(rw: Rewriter, node: Node) -> None:
-    """2. Transpose(d(q)) ⇒ d(cim.transpose(q))"""
-    made = rw.producer(node.inputs[0], "cim.dequant")
-    if made is None or made.output.tensor.shape is None:
-        return
-    perm = {"perm": permutation(node)}
-    q = rw.op("cim.transpose", [made.arg(0)], f"{node.output.name}.q", node, perm)
-    _encode(rw, node, q, made)
-
-
-def _max_pool(rw: Rewriter, node: Node) -> None:
-    """3. MaxPool(d(q) scale>0) ⇒ d(cim.max_pool(q))"""
-    made = rw.producer(node.inputs[0], "cim.dequant")
-    if made is None or made.float_attr("scale", 1.0) <= 0 or len(node.outputs) > 1:
-        return
-    attrs = pool_attrs(node)
-    if attrs is None:
-        return
-    name = f"{node.output.name}.q"
-    q = rw.op("cim.max_pool", [made.arg(0)], name, node, attrs, node.output.tensor)
-    _encode(rw, node, q, made)
 
 
 def _resize(rw: Rewriter, node: Node) -> None:
@@ -192,10 +169,7 @@ def _slice(rw: Rewriter, node: Node) -> None:
         return
     scale, zero = made.float_attr("scale", 1.0), made.int_attr("zero", 0)
     for out, cuts in zip(node.outputs, parts):
-        q = made.arg(0)
-        for axis, start, stop in cuts:
-            attrs = {"start": start, "stop": stop, "axis": axis}
-            q = rw.op("cim.slice", [q], f"{out.name}.q", node, attrs)
+        q = cut_out(rw, made.arg(0), cuts, f"{out.name}.q", node)
         rw.encode(out, q, scale, node, zero)
 
 
@@ -210,13 +184,10 @@ def _concat(rw: Rewriter, node: Node) -> None:
     if any(p.attrs != first.attrs or p.arg(0).elem != first.arg(0).elem for p in known):
         return
     axis = node.int_attr("axis", 1) % rank
-    q = first.arg(0)
-    for part in known[1:]:
-        q = rw.op("cim.concat", [q, part.arg(0)], f"{node.output.name}.q", node, {"axis": axis})
+    q = joined(rw, [p.arg(0) for p in known], axis, f"{node.output.name}.q", node)
     _encode(rw, node, q, first)
 
 
-_UP = (*RESHAPES, "onnx.Transpose", "onnx.MaxPool")
 _QUANTISERS = (*QUANTIZE, "cim.quantize")
 
 
@@ -224,31 +195,20 @@ def _quantise_first(rw: Rewriter, node: Node) -> None:
     """9. Q(layout(x)), Q(MaxPool(x)) ⇒ layout(Q(x)), MaxPool(Q(x)), for Q of one scale"""
     if node.op not in _QUANTISERS or not is_float(node.arg(0).elem):
         return
-    above = rw.producer(node.arg(0), *_UP)
+    above = rw.producer(node.arg(0), *LAYOUT)
     if any(v is not None and scalar(v) is None for v in node.inputs[1:]) or above is None:
         return
-    x, out = above.arg(0), node.output
-    if len(above.outputs) > 1 or not is_integer(out.elem) or out.tensor.static is None:
+    x, out, form = above.arg(0), node.output, native(above)
+    if form is None or not is_integer(out.elem) or out.tensor.static is None:
         return
     inputs = [x, *node.inputs[1:]]
     type_ = x.tensor.with_elem(out.elem)
     q = rw.op(node.op, inputs, f"{x.name}.quantised", above, dict(node.attrs), type_)
-    if above.op in RESHAPES:
-        y = rw.op("cim.reshape", [q], f"{out.name}.q", node, {"shape": out.tensor.static})
-    elif above.op == "onnx.Transpose":
-        y = rw.op("cim.transpose", [q], f"{out.name}.q", node, {"perm": permutation(above)})
-    else:
-        attrs = pool_attrs(above)
-        if attrs is None:
-            return
-        y = rw.op("cim.max_pool", [q], f"{out.name}.q", node, attrs, out.tensor)
-    rw.replace(out, y)
+    rw.replace(out, form.on(rw, q, f"{out.name}.q", node))
 
 
 _RULES: dict[str, Callable[[Rewriter, Node], None]] = {
-    **dict.fromkeys(RESHAPES, _layout),
-    "onnx.Transpose": _transpose,
-    "onnx.MaxPool": _max_pool,
+    **dict.fromkeys(LAYOUT, _layout),
     "onnx.Slice": _slice,
     "onnx.Split": _slice,
     "onnx.Concat": _concat,

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from cimc.driver.rewrite import RESHAPES, Rewriter, permutation, scalar
+from cimc.driver.layout import LAYOUT, permutation
+from cimc.driver.rewrite import Rewriter, scalar
 from cimc.driver.stored import held
 from cimc.frontend.elements import code_of
 from cimc.frontend.quantisers import DEQUANTIZE, QUANTIZE, scale_of
@@ -19,7 +20,6 @@ from cimc.ir.graph import Node, Value
 from cimc.ir.types import TensorType, container, int_range, is_integer, planes
 
 _BYTES = ("u8", "i8")
-_LAYOUT = (*RESHAPES, "onnx.Transpose", "onnx.MaxPool")
 _POOLS_BYTES = 12  # the first operator set whose MaxPool takes them
 _SAME = 2.0**-20  # steps that differ by less, relatively, are one step written in two ways
 
@@ -48,7 +48,7 @@ def dequantised(rw: Rewriter, value: Value | None) -> Quantised | str:
     it is not known."""
     behind: list[Node] = []
     node = rw.producer(value)
-    while node is not None and node.op in _LAYOUT and _moves(rw, node):
+    while node is not None and node.op in LAYOUT and _moves(rw, node):
         behind.append(node)
         node = rw.producer(node.arg(0))
     if node is None or node.op not in DEQUANTIZE or node.output.elem != "f32":
@@ -136,7 +136,7 @@ def quantised_end(rw: Rewriter, value: Value) -> End | None:
             return End(node, tuple(between)) if _plain(node) else None
         constant = all(v is None or v.const is not None for v in node.inputs[1:])
         cuts = node.op in ("onnx.Relu", "onnx.Clip") and constant
-        if not cuts and not (node.op in _LAYOUT and _moves(rw, node)):
+        if not cuts and not (node.op in LAYOUT and _moves(rw, node)):
             return None
         between.append(node)
         value = node.output

@@ -6,6 +6,7 @@ from math import prod
 
 import numpy as np
 
+from cimc.driver.layout import joined
 from cimc.driver.rewrite import Rewriter
 from cimc.frontend.evaluate import Evaluator
 from cimc.ir.graph import Graph, Node, Value
@@ -31,11 +32,9 @@ def repeated(rw: Rewriter, node: Node, x: Value) -> Value | None:
         run = x
         if len(inner) != 1:
             run = rw.op("cim.reshape", [x], name, node, {"shape": (*outer, prod(inner))})
-        joined = run
-        for _ in range(factor - 1):
-            joined = rw.op("cim.concat", [joined, run], name, node, {"axis": axis + 1})
+        row = joined(rw, [run] * factor, axis + 1, name, node)
         dims = (*outer[:-1], outer[-1] * factor, *inner)
-        x = rw.op("cim.reshape", [joined], name, node, {"shape": dims})
+        x = rw.op("cim.reshape", [row], name, node, {"shape": dims})
     return x
 
 

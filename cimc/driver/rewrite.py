@@ -13,8 +13,6 @@ from cimc.ir.types import Array, TensorType
 
 FLOAT_LAYERS = ("onnx.Conv", "onnx.MatMul", "onnx.Gemm", "onnx.ConvTranspose")
 """The float operations that have weights."""
-RESHAPES = ("onnx.Reshape", "onnx.Flatten", "onnx.Squeeze", "onnx.Unsqueeze")
-"""The operations that give the same elements in another shape."""
 
 
 class Rewriter:
@@ -145,20 +143,6 @@ def scalar(value: Value | None) -> float | None:
         return None
     first = value.const.ravel()[0]
     return float(first) if bool(np.all(value.const == first)) else None
-
-
-def target_shape(value: Value) -> tuple[int, ...] | None:
-    """The shape of a value as a reshape's attribute; one symbol becomes -1."""
-    dims = value.type.shape if isinstance(value.type, TensorType) else None
-    if dims is None or sum(isinstance(d, str) for d in dims) > 1:
-        return None
-    return tuple(d if isinstance(d, int) else -1 for d in dims)
-
-
-def permutation(node: Node) -> tuple[int, ...]:
-    """The axes of a Transpose's operand in the order of its result: reversed by default."""
-    rank = len(node.arg(0).tensor.shape or ())
-    return node.ints_attr("perm") or tuple(reversed(range(rank)))
 
 
 def power_of_two(number: float) -> bool:

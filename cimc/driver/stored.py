@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from cimc.driver.rewrite import RESHAPES, Rewriter
+from cimc.driver.layout import RESHAPES
+from cimc.driver.rewrite import Rewriter
 from cimc.frontend.evaluate import Evaluator, outline
 from cimc.frontend.quantisers import DEQUANTIZE, QUANTIZE
 from cimc.ir.graph import Node, Value
