@@ -130,8 +130,6 @@ def _conv_transpose(recipe: _Recipe, node: Node) -> str:
         return "its padding depends on a size that is not known"
     attrs, cut = found
     group = node.int_attr("group", 1)
-    if group != 1:
-        attrs["group"] = group
     x, rw, name = node.arg(0), recipe.rw, node.output.name
     q, scale, zero = recipe.input(x, node)
     levels, step = recipe.weights(node.arg(1), f"mirrored {group}", mirrored(w, group))

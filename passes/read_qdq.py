@@ -54,7 +54,7 @@ from cimc.driver.qdq_groups import (
 )
 from cimc.driver.rewrite import scalar
 from cimc.driver.stored import held
-from cimc.frontend.windows import window_attrs
+from cimc.frontend.windows import conv_attrs, window_attrs
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.rules import Misfit
 from cimc.ir.types import TensorType, planes
@@ -185,11 +185,11 @@ def _padded(node: Node, margin: Sequence[int], w: Quantised) -> dict[str, Any]:
     """The attributes of a Conv without the Pad before it."""
     if not any(margin):
         return dict(node.attrs)
-    found = window_attrs(node, (w.q.tensor.static or ())[2:])
+    found = conv_attrs(node, (w.q.tensor.static or ())[2:], margin)
     if found is None:
         raise _Not("its padding depends on a size that is not known")
     kept = {k: v for k, v in node.attrs.items() if k in ("group", "kernel_shape")}
-    return kept | found | {"pads": tuple(np.add(margin, found.get("pads", 0)).tolist())}
+    return kept | found
 
 
 def _conv_transpose(rw: Rewriter, node: Node) -> None:

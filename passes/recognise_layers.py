@@ -16,7 +16,7 @@ from cimc.driver.rewrite import power_of_two, scalar
 from cimc.driver.robust import signs_agree
 from cimc.driver.stored import held, held_steps
 from cimc.driver.weights import Weights, split
-from cimc.frontend.windows import window_attrs
+from cimc.frontend.windows import conv_attrs
 from cimc.ir.graph import Graph, Node, Value, layer_name
 from cimc.ir.rules import Misfit, input_planes
 from cimc.ir.types import F32_EXACT, Array, TensorType, container
@@ -165,13 +165,9 @@ def _conv(rw: _Layers, node: Node) -> str:
     w = _weights(rw, node.arg(1), 0)
     if isinstance(w, str):
         return w
-    attrs = window_attrs(node, w.levels.shape[2:])
+    attrs = conv_attrs(node, w.levels.shape[2:], margin)
     if attrs is None:
         return "its padding depends on a size that is not known"
-    if any(margin):
-        attrs["pads"] = tuple(np.add(margin, attrs.get("pads", 0)).tolist())
-    if node.attrs.get("group", 1) != 1:
-        attrs["group"] = node.attrs["group"]
     bias = node.operand(2)
     if bias is not None:
         if bias.const is None:

@@ -14,7 +14,7 @@ import numpy as np
 from cimc.driver.padding import unpadded
 from cimc.driver.rewrite import Rewriter, scalar
 from cimc.driver.stored import held
-from cimc.frontend.windows import gather_attrs, mirrored, window_attrs
+from cimc.frontend.windows import conv_attrs, gather_attrs, mirrored
 from cimc.ir.graph import Node, Value
 from cimc.ir.types import container, int_range, is_integer, narrowest, planes
 
@@ -139,16 +139,11 @@ def convolution(
     w = few_bits(stored, given.zw, 0)
     if isinstance(w, str):
         return w
-    attrs = window_attrs(node, stored.shape[2:])
-    if attrs is None:
-        return "its padding depends on a size that is not known"
     zero = 0.0 if given.zx is None else scalar(given.zx)
     x, outer = (given.x, ()) if zero is None else unpadded(rw, given.x, zero)
-    for more in (margin, outer):
-        if any(more):
-            attrs["pads"] = tuple(np.add(more, attrs.get("pads", 0)).tolist())
-    if node.attrs.get("group", 1) != 1:
-        attrs["group"] = node.attrs["group"]
+    attrs = conv_attrs(node, stored.shape[2:], margin, outer)
+    if attrs is None:
+        return "its padding depends on a size that is not known"
     return layer(rw, node, "cim.conv", x, w, given, attrs)
 
 
@@ -164,8 +159,6 @@ def transposed(rw: Rewriter, node: Node, given: Operands) -> Value | str:
     if any(cut):
         return "its padding cuts rows of its result off"
     group = node.int_attr("group", 1)
-    if group != 1:
-        attrs["group"] = group
     w = few_bits(mirrored(stored, group), _repeated(rw, given.zw, group), 0)
     if isinstance(w, str):
         return w

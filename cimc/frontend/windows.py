@@ -47,12 +47,29 @@ def window_attrs(node: Node, kernel: Sequence[int]) -> dict[str, Any] | None:
     return attrs
 
 
+def conv_attrs(node: Node, kernel: Sequence[int], *margins: Sequence[int]) -> dict[str, Any] | None:
+    """The window of a convolution and its `group`, with the margins (begins, then ends; () for
+    none) as more padding; None as `window_attrs`."""
+    attrs = window_attrs(node, kernel)
+    if attrs is None:
+        return None
+    for margin in margins:
+        if any(margin):
+            attrs["pads"] = tuple(np.add(margin, attrs.get("pads", 0)).tolist())
+    return attrs | _group(node)
+
+
+def _group(node: Node) -> dict[str, Any]:
+    group = node.int_attr("group", 1)
+    return {"group": group} if group != 1 else {}
+
+
 def gather_attrs(
     node: Node, kernel: Sequence[int]
 ) -> tuple[dict[str, Any], tuple[int, ...]] | None:
     """A ConvTranspose as a convolution with mirrored kernels over its input spread by `up`:
-    `up`, `pads` and `dilations` without defaults, and how many rows to cut off then, at the
-    begin of each spatial axis and at the end. None where that needs a size that is not known.
+    `up`, `pads`, `dilations` and `group` without defaults, and how many rows to cut off then, at
+    the begin of each spatial axis and at the end. None where that needs a size that is not known.
 
     kernel: the spatial size of the kernel. onnxruntime decides how auto_pad and output_shape
     share an odd padding out: the larger half at the begin, but for SAME_UPPER.
@@ -84,7 +101,7 @@ def gather_attrs(
         attrs["pads"] = tuple(max(0, p) for p in margin)
     if any(d != 1 for d in dilations):
         attrs["dilations"] = dilations
-    return attrs, tuple(max(0, -p) for p in margin)
+    return attrs | _group(node), tuple(max(0, -p) for p in margin)
 
 
 def mirrored(w: Any, group: int) -> Array:
