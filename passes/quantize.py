@@ -12,12 +12,9 @@ from math import prod
 from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.affine import fold_affine
 from cimc.driver.calibration import Calibration
-from cimc.driver.clone import clone
-from cimc.driver.pipeline import parse_pipeline
-from cimc.driver.registry import load_registry
 from cimc.driver.rewrite import scalar
-from cimc.driver.runner import run_passes
 from cimc.driver.stored import held
+from cimc.driver.trial import run_pipeline, tried
 from cimc.errors import CompileError, raise_all
 from cimc.frontend.export import to_onnx
 from cimc.frontend.importer import import_model
@@ -52,7 +49,7 @@ def _raise_opset(graph: Graph, ctx: PassContext) -> None:
     why = raise_opset(graph, (_OPSET, 17))
     if why:
         raise CompileError(why, _WHERE, help="export the model for operator set 13 or newer")
-    run_passes(graph, parse_pipeline("cleanup", load_registry()), ctx)
+    run_pipeline(graph, "cleanup", ctx)
 
 
 def _say_why(graph: Graph, why: dict[Node, str]) -> None:
@@ -60,13 +57,6 @@ def _say_why(graph: Graph, why: dict[Node, str]) -> None:
     reasons = {node.source: text for node, text in why.items()}
     for node in graph.nodes:
         node.why = reasons.get(node.source, node.why)
-
-
-def _take(graph: Graph, found: Graph, why: dict[Node, str]) -> None:
-    """Put the quantised graph in the place of the float one."""
-    _say_why(found, why)
-    graph.inputs, graph.outputs = found.inputs, found.outputs
-    graph.nodes, graph.consts, graph.opsets = found.nodes, found.consts, found.opsets
 
 
 def _check_float(graph: Graph) -> None:
@@ -121,11 +111,9 @@ def _skipped(graph: Graph, texts: str) -> list[Node]:
 
 def _set_aside(graph: Graph, ctx: PassContext) -> list[Node]:
     """What the exact passes turn into work on bits and integers, as it is."""
-    twin, original = clone(graph)
-    run_passes(twin, parse_pipeline("exact", load_registry()), PassContext(ctx.geometry))
+    twin, left = tried(graph, "exact", ctx)
     if not any(n.domain == "cim" for n in twin.nodes):
         return []
-    left = {original[n] for n in twin.nodes if n in original and n.op == original[n].op}
     return [n for n in graph.nodes if n not in left]
 
 
@@ -257,7 +245,8 @@ class Quantize(Pass):
             progress=ctx.progress,
         )  # fmt: skip
         errors = layer_errors(before, after, samples)
-        _take(graph, import_model(after, f"@{graph.name}"), why)
+        graph.become(import_model(after, f"@{graph.name}"))
+        _say_why(graph, why)
         counted = "1 layer" if len(layers) == 1 else f"{len(layers)} layers"
         ctx.notes.append(
             f"quantize: {counted} to int8, weights of {self.bits} bits per channel, "

@@ -9,11 +9,8 @@ from typing import Any
 import numpy as np
 
 from cimc.driver import Pass, PassContext, Rewriter
-from cimc.driver.clone import clone
-from cimc.driver.pipeline import parse_pipeline
-from cimc.driver.registry import load_registry
-from cimc.driver.runner import run_passes
 from cimc.driver.stored import held
+from cimc.driver.trial import run_pipeline, tried
 from cimc.frontend.elements import code_of
 from cimc.frontend.opset import raise_opset
 from cimc.frontend.windows import gather_attrs, mirrored
@@ -259,9 +256,7 @@ def _float_layers(graph: Graph, ctx: PassContext) -> list[Node]:
     layers = [n for n in graph.nodes if n.op in _RULES]
     if not layers:
         return []
-    twin, original = clone(graph)
-    run_passes(twin, parse_pipeline(RECOGNISE, load_registry()), PassContext(ctx.geometry))
-    left = {original[n] for n in twin.nodes if n in original and n.op in _RULES}
+    _, left = tried(graph, RECOGNISE, ctx)
     found = []
     for node in (n for n in layers if n in left):
         values = [v for v in (*node.inputs, *node.outputs) if v is not None]
@@ -325,6 +320,6 @@ class QuantizeDynamic(Pass):
 
     def _anew(self, graph: Graph, ctx: PassContext) -> list[Node]:
         """The layers of a graph that was made anew."""
-        run_passes(graph, parse_pipeline("cleanup", load_registry()), ctx)
+        run_pipeline(graph, "cleanup", ctx)
         _say_why(graph)
         return _float_layers(graph, ctx)

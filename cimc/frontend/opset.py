@@ -38,8 +38,7 @@ def raise_opset(graph: Graph, versions: Sequence[int]) -> str:
         if not _agree(graph, found):
             why = ": the result computes something else"
             continue
-        graph.inputs, graph.outputs = found.inputs, found.outputs
-        graph.nodes, graph.consts, graph.opsets = found.nodes, found.consts, found.opsets
+        graph.become(found)
         return ""
     return f"operator set {old} can't be converted to {versions[-1]}{why}"
 

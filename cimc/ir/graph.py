@@ -187,6 +187,11 @@ class Graph:
     end_after: str = ""
     trailing: tuple[str, ...] = ()  # comments after everything
 
+    def become(self, other: Graph) -> None:
+        """Take over the contents of another graph of the same interface."""
+        self.inputs, self.outputs = other.inputs, other.outputs
+        self.nodes, self.consts, self.opsets = other.nodes, other.consts, other.opsets
+
     # -- looking --
 
     def values(self) -> Iterator[Value]:
