@@ -14,9 +14,7 @@ from cimc.driver.layout import LAYOUT, joined, native
 from cimc.driver.tables import all_values, even_table_of
 from cimc.frontend.quantisers import QUANTIZE, Scale, scale_of
 from cimc.ir.graph import Graph, Node, Value
-from cimc.ir.types import Dim, TensorType, int_range, is_integer, planes
-
-_BITS = 8
+from cimc.ir.types import Dim, TensorType, int_range, is_small
 
 _ENDS = (*QUANTIZE, "cim.quantize")
 _CUT = ("onnx.Relu", "onnx.Clip")
@@ -35,9 +33,7 @@ Made = Callable[[], Value]
 
 def _small(value: Value) -> bool:
     """Whether a value is an integer that can index a table."""
-    return (
-        is_integer(value.elem) and value.elem not in ("bip", "tern") and planes(value.elem) <= _BITS
-    )
+    return is_small(value.elem) and value.elem not in ("bip", "tern")
 
 
 @dataclass(frozen=True)

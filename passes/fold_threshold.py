@@ -13,7 +13,7 @@ from cimc.driver.steps import Steps, chain_axes, chain_axis, find_steps
 from cimc.frontend.quantisers import QUANTIZE
 from cimc.frontend.windows import pool_attrs
 from cimc.ir.graph import Graph, Node, Value
-from cimc.ir.types import elem_of, is_float, is_integer, planes
+from cimc.ir.types import elem_of, is_float, is_integer, is_small, planes
 
 _LAYOUT = ("cim.reshape", "cim.transpose")
 
@@ -37,7 +37,7 @@ def _plain_end(node: Node) -> bool:
     if node.op == "cim.sign":
         return True
     made, index = node.output.elem, data_input(node)
-    if index is None or not is_integer(made) or planes(made) > 8:
+    if index is None or not is_small(made):
         return False
     if node.op in QLINEAR:
         return node.arg(index).tensor.shape == node.output.tensor.shape
@@ -50,7 +50,7 @@ def _worth(end: Node, chain: _Chain) -> bool:
     if end.op == "cim.sign":
         return True
     source = chain.source
-    if planes(source.elem) <= 8 and not chain_axes(chain.nodes, source):
+    if is_small(source.elem) and not chain_axes(chain.nodes, source):
         return False
     channels = (source.tensor.shape or (0, 0))[1:2] or (1,)
     size = channels[0] if isinstance(channels[0], int) else 1

@@ -10,11 +10,10 @@ from cimc.driver.bounds import bounds
 from cimc.errors import CompileError, raise_all
 from cimc.frontend.macs import macs
 from cimc.ir.graph import Graph, Node, Value, layer_name
-from cimc.ir.ops import HOST
+from cimc.ir.ops import HOST, LAYERS
 from cimc.ir.rules import Misfit, input_planes
 from cimc.ir.types import is_integer
 
-LAYERS = ("cim.conv", "cim.matmul")
 # Integer work that the program does between layers, if it touches one.
 _BETWEEN = (
     "cim.threshold", "cim.max_pool", "cim.add", "cim.relu", "cim.reshape", "cim.transpose",

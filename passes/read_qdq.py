@@ -57,7 +57,7 @@ from cimc.driver.stored import held
 from cimc.frontend.windows import conv_attrs, window_attrs
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.rules import Misfit
-from cimc.ir.types import TensorType, planes
+from cimc.ir.types import TensorType, is_small
 
 _FLOAT = "float"  # what `dequantised` says of a value that no DequantizeLinear makes
 
@@ -98,7 +98,7 @@ def _parts(rw: Rewriter, data: Value, weights: Value, axis: int) -> tuple[Quanti
         raise _Not(f"its weights: {w}")
     if not single(x):
         raise _Not("its input has more than 8 bits, or a scale for each channel")
-    if planes(w.q.elem) > 8 or held(rw, w.q) is None:
+    if not is_small(w.q.elem) or held(rw, w.q) is None:
         raise _Not("its weights have more than 8 bits, or are known at run time only")
     if not per_channel(w, axis):
         raise _Not("its weights have scales along another axis than that of its outputs")

@@ -25,11 +25,9 @@ from cimc.driver.stored import held
 from cimc.driver.tables import table_of
 from cimc.frontend.windows import slices
 from cimc.ir.graph import Graph, Node, Value
+from cimc.ir.ops import LAYERS
 from cimc.ir.rules import Misfit
-from cimc.ir.types import TensorType, is_integer, planes
-
-_BYTE = 8  # bit planes that a tile takes as input
-
+from cimc.ir.types import TensorType, is_integer, is_small
 
 # -- layers ----------------------------------------------------------------------------
 
@@ -129,7 +127,7 @@ def _bias(rw: Rewriter, node: Node) -> str:
     if node.output.elem != "i32":
         return ""
     for acc, other in (node.inputs, node.inputs[::-1]):
-        made = rw.producer(acc, "cim.conv", "cim.matmul")
+        made = rw.producer(acc, *LAYERS)
         if made is None or other is None or other.const is None or len(made.inputs) > 4:
             continue
         dims = made.output.tensor.static
@@ -230,7 +228,7 @@ def _global_average(rw: Rewriter, node: Node) -> str:
 def _table(rw: Rewriter, node: Node) -> str:
     """7. QLinearSigmoid, QLinearLeakyRelu ⇒ cim.lut, the table made by running them"""
     x = node.arg(0)
-    if not is_integer(x.elem) or planes(x.elem) > _BYTE or x.const is not None:
+    if not is_small(x.elem) or x.const is not None:
         return ""
     if any(v is not None and v.const is None for v in node.inputs[1:]):
         return "its scales are not constant"
@@ -265,8 +263,8 @@ def _qlinear_concat(rw: Rewriter, node: Node) -> str:
 def _small(value: Value) -> bool:
     """Whether a value is an integer tensor of at most 8 bits, no constant: data of a network, not
     of its shapes."""
-    known = isinstance(value.type, TensorType) and is_integer(value.elem)
-    return known and planes(value.elem) <= _BYTE and value.const is None
+    known = isinstance(value.type, TensorType) and is_small(value.elem)
+    return known and value.const is None
 
 
 def _concat(rw: Rewriter, node: Node) -> str:

@@ -11,9 +11,7 @@ from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.rewrite import scalar
 from cimc.frontend.qonnx import ROUNDING
 from cimc.ir.graph import Graph, Node
-from cimc.ir.types import int_range
-
-_BITS = 8  # bit planes that a tile takes
+from cimc.ir.types import INPUT_PLANES, int_range
 
 
 def _settings(node: Node) -> dict[str, Any] | None:
@@ -27,7 +25,7 @@ def _settings(node: Node) -> dict[str, Any] | None:
     signed, narrow = bool(node.attrs.get("signed", 1)), int(bool(node.attrs.get("narrow", 0)))
     mode = str(node.attrs.get("rounding_mode", "ROUND")).upper()
     least = 2 if signed or narrow else 1  # one signed bit is a sign
-    if bits != int(bits) or not least <= bits <= _BITS or mode not in ROUNDING:
+    if bits != int(bits) or not least <= bits <= INPUT_PLANES or mode not in ROUNDING:
         return None
     to = f"{'i' if signed else 'u'}{int(bits)}"
     low, high = int_range(to)

@@ -10,7 +10,7 @@ from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.rewrite import scalar
 from cimc.frontend.elements import code_of
 from cimc.ir.graph import Graph, Node, Value
-from cimc.ir.types import TensorType, is_float, is_integer, planes
+from cimc.ir.types import TensorType, is_float, is_small
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _cast(rw: Rewriter, node: Node) -> None:
             _two_levels(rw, node, cond, 1.0, 0.0)
         return
     # A wider integer has more bit planes than a tile takes as input.
-    if is_integer(x.elem) and x.const is None and planes(x.elem) <= 8:
+    if is_small(x.elem) and x.const is None:
         rw.encode(node.output, x, 1.0, node)
 
 

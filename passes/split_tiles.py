@@ -9,8 +9,7 @@ from cimc.driver import Geometry, Pass, PassContext, Rewriter
 from cimc.driver.recipes import PACKING, recipe
 from cimc.ir.graph import Graph, Node, Place, Value
 from cimc.ir.kernels import KernelShape, kernel_shape
-
-LAYERS = ("cim.conv", "cim.matmul")
+from cimc.ir.ops import LAYERS
 
 _Layout = tuple[KernelShape, int]
 """The shape of a layer's kernels, and how many groups share a row."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from cimc.ir.graph import Node, Value
+from cimc.ir.kernels import kernel_rows
 from cimc.ir.types import Array
 
 
@@ -32,8 +33,7 @@ class Terms:
 def correction_terms(node: Node) -> Terms:
     """The terms of a cim.conv or cim.matmul."""
     zx, zw, b = (node.operand(i) for i in (2, 3, 4))
-    w: Any = node.arg(1).const
-    rows = w.T if node.op == "cim.matmul" else w.reshape(w.shape[0], -1)
+    rows = kernel_rows(node)
     channels, columns = rows.shape
     shift: Any = np.zeros(channels, np.int64)
     if zw is not None and zw.const is not None:

@@ -24,7 +24,7 @@ from cimc.frontend.macs import graph_macs, macs
 from cimc.ir.graph import Graph, Node, Value, layer_name
 from cimc.ir.kernels import KernelShape, cells, kernel_shape
 from cimc.ir.names import Names
-from cimc.ir.ops import HOST
+from cimc.ir.ops import HOST, LAYERS
 from cimc.ir.rules import input_planes, window
 from cimc.ir.types import Array
 from cimc.isa.program import (
@@ -102,7 +102,7 @@ class _Lowering:
     def _node(self, node: Node) -> None:
         if node.op == HOST:
             self._host(node)
-        elif node.op in ("cim.conv", "cim.matmul"):
+        elif node.op in LAYERS:
             self._layer(node)
         elif node.op == "cim.concat":
             self._concat(node)

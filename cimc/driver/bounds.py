@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
 
 from cimc.ir.graph import Node, Value
+from cimc.ir.kernels import kernel_rows
+from cimc.ir.ops import LAYERS
 from cimc.ir.rules import window
 from cimc.ir.types import int_range
 
@@ -44,7 +45,7 @@ def bounds(
     node = made.get(value)
     if value.elem == "bip":
         return Bounds(-1, 1, 2)
-    if node is not None and node.op in ("cim.conv", "cim.matmul"):
+    if node is not None and node.op in LAYERS:
         return _layer(node, made)
     if node is None or node.op not in _CARRIES:  # an ONNX operation's operands may be floats
         return Bounds(*int_range(value.elem))
@@ -74,9 +75,7 @@ def _carry(node: Node, inner: list[Bounds]) -> Bounds:
 def _layer(node: Node, made: dict[Value, Node]) -> Bounds:
     x = node.arg(0)
     zx, zw, b = (node.operand(i) for i in (2, 3, 4))
-    w: Any = node.arg(1).const
-    assert w is not None
-    rows = (w.T if node.op == "cim.matmul" else w.reshape(w.shape[0], -1)).astype(np.int64)
+    rows = kernel_rows(node).astype(np.int64)
     if zw is not None and zw.const is not None:
         rows = rows - zw.const.astype(np.int64).reshape(-1, 1)
     positive, negative = np.maximum(rows, 0).sum(axis=1), -np.minimum(rows, 0).sum(axis=1)

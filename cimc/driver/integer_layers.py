@@ -16,16 +16,14 @@ from cimc.driver.rewrite import Rewriter, scalar
 from cimc.driver.stored import held
 from cimc.frontend.windows import conv_attrs, gather_attrs, mirrored
 from cimc.ir.graph import Node, Value
-from cimc.ir.types import container, int_range, is_integer, narrowest, planes
-
-_BYTE = 8  # bit planes that a tile takes as input
-
+from cimc.ir.meaning import lying_along
+from cimc.ir.types import container, int_range, is_integer, is_small, narrowest, planes
 
 # -- operands of layers ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Weights:
+class Coded:
     """Integers, channels along one axis, and their zero point (none: zero)."""
 
     levels: Any
@@ -33,24 +31,22 @@ class Weights:
     zero: Any
 
 
-def few_bits(w: Any, zero: Value | None, axis: int) -> Weights | str:
+def few_bits(w: Any, zero: Value | None, axis: int) -> Coded | str:
     """The weights in the fewest bit planes: less their zero point where that needs no more."""
     levels = w.astype(np.int64)
     raw = _narrowest(levels)
     if zero is None:
-        return Weights(levels.astype(container(raw)), raw, None)
+        return Coded(levels.astype(container(raw)), raw, None)
     if zero.const is None:
         return "the zero point of its weights is not constant"
     flat = zero.const.astype(np.int64).reshape(-1)
     if flat.size not in (1, w.shape[axis]):
         return "the zero points of its weights are not one for each channel"
-    along = [1] * w.ndim
-    along[axis] = -1
-    less = levels - flat.reshape(along)
+    less = levels - lying_along(flat, w.ndim, axis)
     shifted = _narrowest(less)
     if planes(shifted) <= planes(raw):
-        return Weights(less.astype(container(shifted)), shifted, None)
-    return Weights(levels.astype(container(raw)), raw, flat)
+        return Coded(less.astype(container(shifted)), shifted, None)
+    return Coded(levels.astype(container(raw)), raw, flat)
 
 
 def _narrowest(levels: Any) -> str:
@@ -89,13 +85,13 @@ def layer(
     node: Node,
     op: str,
     x: Value,
-    w: Weights,
+    w: Coded,
     given: Operands,
     attrs: dict[str, Any],
 ) -> Value | str:
     """cim.conv or cim.matmul of x with all zero points and the bias."""
     name, x = node.output.name, _narrow(rw, x)
-    if not is_integer(x.elem) or planes(x.elem) > _BYTE:
+    if not is_small(x.elem):
         return f"its input is {x.elem}"
     zx = _zero_of(rw, given.zx, node, name)
     if isinstance(zx, str):

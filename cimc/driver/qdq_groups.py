@@ -17,7 +17,8 @@ from cimc.driver.stored import held
 from cimc.frontend.elements import code_of
 from cimc.frontend.quantisers import DEQUANTIZE, QUANTIZE, scale_of
 from cimc.ir.graph import Node, Value
-from cimc.ir.types import TensorType, container, int_range, is_integer, planes
+from cimc.ir.meaning import lying_along
+from cimc.ir.types import TensorType, container, int_range, is_integer, is_small
 
 _BYTES = ("u8", "i8")
 _POOLS_BYTES = 12  # the first operator set whose MaxPool takes them
@@ -95,7 +96,7 @@ def _moved(rw: Rewriter, step: Node, q: Value) -> Value:
 
 def single(part: Quantised) -> bool:
     """One scale, and at most 8 bits."""
-    return part.axis is None and planes(part.q.elem) <= 8
+    return part.axis is None and is_small(part.q.elem)
 
 
 def per_channel(part: Quantised, axis: int) -> bool:
@@ -146,7 +147,7 @@ def _plain(node: Node) -> bool:
     """Whether a quantiser has one scale and makes integers of at most 8 bits."""
     found = scale_of(node)
     one = not isinstance(found, str) and found.axis is None
-    return one and is_integer(node.output.elem) and planes(node.output.elem) <= 8
+    return one and is_small(node.output.elem)
 
 
 def integer_bias(rw: Rewriter, value: Value | None, steps: Any) -> Value | None:
@@ -236,11 +237,8 @@ class Group:
         """Integer sums times their step, plus a float bias, in the place of `last`."""
         shape = self.node.output.tensor
         x = self.op("onnx.Cast", [acc], "float", shape, {"to": code_of("f32")})
-        rank = len(shape.shape or ())
-        dims = [1] * rank
-        if steps.size > 1:
-            dims[along] = -1
-        factor = self.const("step", steps.reshape(dims) if rank else steps.reshape(()), "f32")
+        steps = lying_along(steps, len(shape.shape or ()), along)
+        factor = self.const("step", steps, "f32")
         x = self.op("onnx.Mul", [x, factor], "scaled", shape)
         if bias is not None:
             x = self.op("onnx.Add", [x, bias], "biased", shape)

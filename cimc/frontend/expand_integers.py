@@ -15,6 +15,7 @@ from cimc.errors import CompileError
 from cimc.frontend.elements import carrier
 from cimc.frontend.emitter import Emitter
 from cimc.ir.graph import Node, layer_name
+from cimc.ir.meaning import lying_along
 from cimc.ir.rules import quantised_limits, window
 from cimc.ir.types import F32_EXACT, Array, int_range
 
@@ -93,11 +94,7 @@ def _centred_weights(node: Node, axis: int) -> Any:
     w: Any = _const(node, 1)
     zero = _const(node, 3)
     w = w.astype(np.int64)
-    if zero is None:
-        return w
-    along = [1] * w.ndim
-    along[axis] = -1
-    return w - zero.astype(np.int64).reshape(along)
+    return w if zero is None else w - lying_along(zero.astype(np.int64), w.ndim, axis)
 
 
 def _fits_float(node: Node, w: Any) -> bool:
@@ -220,10 +217,8 @@ def _rounded(e: Emitter, x: str) -> str:
 
 def requant(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
     scale: Any = _const(node, 1)
-    along = [1] * len(node.arg(0).tensor.shape or ())
-    if scale.size > 1:
-        along[attrs["axis"]] = -1
-    scaled = e.node("Mul", e.cast(ins[0], F32), e.const(scale.reshape(along)))
+    scale = lying_along(scale, len(node.arg(0).tensor.shape or ()), attrs["axis"])
+    scaled = e.node("Mul", e.cast(ins[0], F32), e.const(scale))
     _store(e, scaled, attrs["zero"], attrs["to"], out)
 
 

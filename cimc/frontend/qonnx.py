@@ -7,11 +7,12 @@ run as the ONNX nodes of `expand_qonnx.py`, which tests hold against this file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from cimc.ir import meaning
 from cimc.ir.types import Array
 
 DOMAINS = (
@@ -21,13 +22,8 @@ DOMAINS = (
 )
 Attrs = dict[str, Any]
 
-ROUNDING: dict[str, Callable[[Any], Any]] = {
-    "ROUND": np.round,
-    "HALF_EVEN": np.round,
-    "CEIL": np.ceil,
-    "FLOOR": np.floor,
-    "ROUND_TO_ZERO": np.trunc,
-}
+ROUNDING = meaning.ROUNDING | {"HALF_EVEN": meaning.ROUNDING["ROUND"]}
+"""By the names that models use; two are of one meaning."""
 
 
 def int_limits(signed: bool, narrow: bool, bits: Any) -> tuple[Array, Array]:

@@ -20,6 +20,7 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 from cimc.errors import CompileError
+from cimc.ir.meaning import lying_along
 from cimc.ir.types import Array
 
 Sample = dict[str, Array]
@@ -223,10 +224,8 @@ def _round_anew(before: ModelProto, after: ModelProto, bits: int) -> None:
         old = found.array(layer.w.input[1])
         if np.array_equal(old.reshape(-1), steps[name]) and bits == 8:
             continue
-        along = [1] * w.ndim
-        if steps[name].size > 1:
-            along[_axis(layer.w) % w.ndim] = -1
-        levels = np.clip(np.rint(w / steps[name].reshape(along)), -top, top).astype(np.int8)
+        apart = lying_along(steps[name], w.ndim, _axis(layer.w) % w.ndim)
+        levels = np.clip(np.rint(w / apart), -top, top).astype(np.int8)
         found.set(name, levels)
         found.set(layer.w.input[1], steps[name].reshape(old.shape))
     for layer in layers:

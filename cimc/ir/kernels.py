@@ -70,16 +70,20 @@ def kernel_shape(node: Node, width: int = 0) -> KernelShape:
     return shape.packed(fit) if groups > 1 and fit > 1 else shape
 
 
+def kernel_rows(node: Node) -> Any:
+    """The weights of a cim.conv or cim.matmul as integers [channels, columns of a group]."""
+    array: Any = node.arg(1).const
+    if node.op == "cim.matmul":
+        return array.T
+    # [channel, in, *taps] -> [channel, taps, in]
+    return np.moveaxis(array, 1, -1).reshape(array.shape[0], -1)
+
+
 def cells(node: Node, width: int = 0) -> Array:
     """uint8 0/1 of shape [groups · planes · channels, columns]; plane before channel. Packs are
     filled up with zeros."""
-    shape, w = kernel_shape(node, width), node.arg(1)
-    array: Any = w.const
-    if node.op == "cim.matmul":
-        rows = array.T
-    else:  # [channel, in, *taps] -> [channel, taps, in]
-        rows = np.moveaxis(array, 1, -1).reshape(array.shape[0], -1)
-    bits = _planes(rows, w.elem).reshape(shape.planes, -1, shape.channels, rows.shape[1])
+    shape, rows = kernel_shape(node, width), kernel_rows(node)
+    bits = _planes(rows, node.arg(1).elem).reshape(shape.planes, -1, shape.channels, rows.shape[1])
     if shape.pack > 1:
         missing = shape.groups * shape.pack - bits.shape[1]
         bits = np.pad(bits, ((0, 0), (0, missing), (0, 0), (0, 0)))

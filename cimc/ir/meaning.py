@@ -7,7 +7,7 @@ Integer sums go through float64 products, exact below 2**53.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,10 +76,16 @@ def _centred(args: Sequence[Any], axis: int) -> tuple[Any, Any, Any]:
     x = x.astype(np.float64) - (0.0 if zx is None else float(zx[0]))
     w = w.astype(np.float64)
     if zw is not None:
-        along = [1] * w.ndim
-        along[axis] = -1
-        w = w - zw.reshape(along)
+        w = w - lying_along(zw, w.ndim, axis)
     return x, w, np.zeros(1) if b is None else b.astype(np.float64)
+
+
+def lying_along(vector: Any, rank: int, axis: int) -> Any:
+    """A vector shaped to meet arrays of that rank along one axis; a single number meets any."""
+    dims = [1] * rank
+    if vector.size != 1:
+        dims[axis] = -1
+    return vector.reshape(dims)
 
 
 def spread(x: Any, up: Sequence[int]) -> Any:
@@ -98,13 +104,11 @@ def threshold(args: Sequence[Array], attrs: Attrs, types: Types) -> list[Array]:
     th: Any = args[1].astype(np.int64)
     axis, to = attrs["axis"], attrs["to"]
     columns = th.reshape(th.shape[0], -1)
-    along = [1] * x.ndim
-    along[axis] = -1
     level: Any = x * 0
     for k in range(columns.shape[1]):
-        level = level + (x >= columns[:, k].reshape(along))
+        level = level + (x >= lying_along(columns[:, k], x.ndim, axis))
     if len(args) > 2:
-        flip: Any = args[2].reshape(along)
+        flip = lying_along(args[2], x.ndim, axis)
         level = np.where(flip < 0, columns.shape[1] - level, level)
     return [level_value(level, to).astype(container(to))]
 
@@ -142,32 +146,36 @@ def dequant(args: Sequence[Array], attrs: Attrs, types: Types) -> list[Array]:
     return [x.astype(np.float32) * np.float32(attrs["scale"])]
 
 
-_ROUND: dict[str, Any] = {
+ROUNDING: dict[str, Callable[[Any], Any]] = {
     "ROUND": np.rint, "CEIL": np.ceil, "FLOOR": np.floor, "ROUND_TO_ZERO": np.trunc,
 }  # fmt: skip
+"""By QONNX's names."""
 
 
 def quantize(args: Sequence[Any], attrs: Attrs, types: Types) -> list[Array]:
     low, high = quantised_limits(attrs["to"], attrs["narrow"])
     value = args[0].astype(np.float32) / np.float32(attrs["scale"]) + np.float32(attrs["zero"])
-    value = _ROUND[attrs["rounding"]](np.clip(value, np.float32(low), np.float32(high)))
+    value = ROUNDING[attrs["rounding"]](np.clip(value, np.float32(low), np.float32(high)))
     return [np.nan_to_num(value).astype(container(attrs["to"]))]
 
 
 def requant(args: Sequence[Any], attrs: Attrs, types: Types) -> list[Array]:
     x, scale = args
-    along = [1] * x.ndim
-    if scale.size > 1:
-        along[attrs["axis"]] = -1
-    return [requantise(x, scale.reshape(along) if x.ndim else scale[0], attrs["zero"], attrs["to"])]
+    return [requantise(x, lying_along(scale, x.ndim, attrs["axis"]), attrs["zero"], attrs["to"])]
 
 
 def requantise(x: Any, scale: Any, zero: int, to: str) -> Array:
     """q = round_half_even(clamp(f32(x) * scale, low - zero, high - zero)) + zero, [low, high]
     the range of element type `to`: the float32 steps of onnxruntime's QLinear kernels."""
-    low, high = int_range(to)
     with np.errstate(over="ignore"):  # an infinite product is clamped like a large one
         value = x.astype(np.float32) * scale.astype(np.float32)
+    return _stored(value, zero, to)
+
+
+def _stored(value: Any, zero: int, to: str) -> Array:
+    """float32 values clamped to the range of element type `to` less zero, rounded half to even,
+    plus zero."""
+    low, high = int_range(to)
     value = np.clip(value, np.float32(low - zero), np.float32(high - zero))
     result: Array = (np.rint(value).astype(np.int32) + zero).astype(container(to))
     return result
@@ -207,19 +215,8 @@ def quantised_sum(x: Any, y: Any, numbers: Any, fused: int, to: str) -> Array:
         # last rounding: float32(float64 sum) is the fused multiply-add.
         inner = (y.astype(np.float64) * b + fixed).astype(np.float32)
         value = (x.astype(np.float64) * a + inner).astype(np.float32)
-        low, high = int_range(to)
-        result: Array = np.clip(np.rint(value), low, high).astype(container(to))
-        return result
-    value = ((x - zx) * sx + (y - zy) * sy) / s
-    return saturate(np.rint(value), int(zero), to)
-
-
-def saturate(value: Any, zero: int, to: str) -> Array:
-    """round(value) + zero, cut to the range of element type `to`; value: rounded floats."""
-    low, high = int_range(to)
-    clamped = np.clip(value, low - zero, high - zero)
-    result: Array = (clamped.astype(np.int32) + zero).astype(container(to))
-    return result
+        return _stored(value, 0, to)
+    return _stored(((x - zx) * sx + (y - zy) * sy) / s, int(zero), to)
 
 
 def concat(args: Sequence[Any], attrs: Attrs, types: Types) -> list[Array]:

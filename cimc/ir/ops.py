@@ -16,7 +16,6 @@ from cimc.ir import meaning, rules
 from cimc.ir.types import Array, TensorType, Type
 
 REQUIRED = object()
-QONNX_ROUNDING = ("ROUND", "CEIL", "FLOOR", "ROUND_TO_ZERO")
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ ROWS: tuple[OpDef, ...] = (
             AttrDef("scale", "float"),
             AttrDef("zero", "int", 0),
             AttrDef("narrow", "int", 0, (0, 1)),
-            AttrDef("rounding", "str", "ROUND", QONNX_ROUNDING),
+            AttrDef("rounding", "str", "ROUND", tuple(meaning.ROUNDING)),
             AttrDef("to", "str", "u8"),
         ),
         rules.quantize,
@@ -261,6 +260,8 @@ def present(operands: Sequence[Any]) -> list[Any]:
 
 TABLE: dict[str, OpDef] = {row.name: row for row in ROWS}
 
+LAYERS = ("cim.conv", "cim.matmul")
+"""The operations whose kernels lie on tiles."""
 HOST = "cim.host"
 """A fragment that runs on the host: `%y = cim.host(%x) body=graph …`; its results are its
 body's outputs, its operands the body's inputs in order. It has no row: any number of

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cimc.ir.types import Dim, TensorType, Type, int_range, is_elem, planes
+from cimc.ir.types import INPUT_PLANES, Dim, TensorType, Type, int_range, is_elem, is_small, planes
 
 
 class Misfit(Exception):
@@ -179,8 +179,8 @@ def requant(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
 
 
 def _quantised(to: str, zero: int) -> str:
-    if not is_elem(to) or to[0] not in "ui" or planes(to) > 8:
-        raise Misfit(f'to="{to}" must be an integer type of at most 8 bits')
+    if not is_elem(to) or to[0] not in "ui" or not is_small(to):
+        raise Misfit(f'to="{to}" must be an integer type of at most {INPUT_PLANES} bits')
     low, high = int_range(to)
     if not low <= zero <= high:
         raise Misfit(f"zero={zero} is not a value of {to}, which holds {low} … {high}")
@@ -274,10 +274,11 @@ def compatible(a: Type, b: Type) -> bool:
 
 
 def input_planes(elem: str) -> int:
-    """Bit planes of an operand that a tile takes as input; raises Misfit beyond 8."""
+    """Bit planes of an operand that a tile takes as input; raises Misfit beyond `INPUT_PLANES`."""
     count = planes(elem)
-    if count > 8:
-        raise Misfit(f"{elem} has {count} bit planes; a tile layer takes at most 8")
+    if count > INPUT_PLANES:
+        most = f"a tile layer takes at most {INPUT_PLANES}"
+        raise Misfit(f"{elem} has {count} bit planes; {most}")
     return count
 
 

@@ -104,6 +104,15 @@ def planes(elem: str) -> int:
     return int(match[2])
 
 
+INPUT_PLANES = 8
+"""Bit planes of an input that a tile layer takes at most, one after the other."""
+
+
+def is_small(elem: str) -> bool:
+    """Whether values are integers of few planes: inputs of a tile layer, of a table."""
+    return is_integer(elem) and planes(elem) <= INPUT_PLANES
+
+
 Dim = int | str
 """A dimension: a size, or a symbol such as `N`; `?` is an unknown size."""
 

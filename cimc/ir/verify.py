@@ -15,7 +15,7 @@ from cimc.ir import literals
 from cimc.ir.form import form_problems, place_of, problem
 from cimc.ir.graph import Graph, Node, Place, Value
 from cimc.ir.kernels import kernel_shape
-from cimc.ir.ops import HOST, TABLE, OpDef, present
+from cimc.ir.ops import HOST, LAYERS, TABLE, OpDef, present
 from cimc.ir.rules import Misfit, compatible
 from cimc.ir.types import (
     AnyType,
@@ -233,7 +233,7 @@ def _layers(graph: Graph) -> dict[Value, Node]:
     """The first layer of each constant kernel."""
     consts, found = set(graph.consts), dict[Value, Node]()
     for node in graph.nodes:
-        kernel = node.inputs[1] if node.op in ("cim.conv", "cim.matmul") else None
+        kernel = node.inputs[1] if node.op in LAYERS else None
         if kernel in consts:
             found.setdefault(kernel, node)
     return found
