@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from vectors import buffer_of, random_values, seeds, whole
 
-from cimc.ir.types import container, int_range, planes
+from cimc.ir.types import container, planes
 from cimc.isa import effects
 from cimc.isa.effects import Tally
 from cimc.isa.program import Win
 from cimc.isa.state import (
     Accumulators,
     Addend,
-    Buffer,
     Image,
     Latch,
     ResultBits,
@@ -36,26 +36,10 @@ FUNCTIONS = {
     "xor": lambda cell, bit: cell ^ bit,
 }
 INTEGERS = ["bip", "tern", "u1", "u3", "u8", "i5", "i8", "u16", "i32", "i64", "u64"]
-seeds = st.integers(0, 2**32 - 1).map(np.random.default_rng)
-
-
-def random_values(rng, elem, shape):
-    low, high = int_range(elem)
-    values = rng.integers(low, high, shape, dtype=container(elem), endpoint=True)
-    return np.where(values == 0, 1, values).astype(container(elem)) if elem == "bip" else values
 
 
 def random_bits(rng, *shape):
     return rng.integers(0, 2, shape).astype(bool)
-
-
-def buffer_of(values, elem, axis=1):
-    """A buffer of S samples from values [S, *shape]."""
-    return Buffer(elem, values.shape[1:], axis, values.reshape(len(values), -1).copy())
-
-
-def whole(buffer, position=0):
-    return Vec(buffer, position, 0, buffer.shape[buffer.axis])
 
 
 def test_options_of_effects_have_the_defaults_of_the_table():

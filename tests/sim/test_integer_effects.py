@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from vectors import buffer_of, random_values, seeds, whole
 
 from cimc.ir.types import container, int_range, planes
 from cimc.isa import effects
@@ -14,7 +15,6 @@ from cimc.isa.geometry import win_out
 from cimc.isa.program import Win
 from cimc.isa.state import (
     Accumulators,
-    Buffer,
     Latch,
     ResultBits,
     Trap,
@@ -26,27 +26,12 @@ from cimc.isa.state import (
     words_for,
 )
 
-seeds = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 F32 = np.float32
-
-
-def random_values(rng, elem, shape):
-    low, high = int_range(elem)
-    return rng.integers(low, high, shape, dtype=container(elem), endpoint=True)
-
-
-def buffer_of(values, elem, axis=1):
-    """A buffer of S samples from values [S, *shape]."""
-    return Buffer(elem, values.shape[1:], axis, values.reshape(len(values), -1).copy())
 
 
 def empty(elem, channels, samples=2):
     """A buffer of one vector."""
     return buffer_of(np.zeros((samples, 1, channels), container(elem)), elem)
-
-
-def whole(buffer, position=0):
-    return Vec(buffer, position, 0, buffer.shape[buffer.axis])
 
 
 # -- windows ---------------------------------------------------------------------------
