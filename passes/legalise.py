@@ -19,6 +19,7 @@ _BETWEEN = (
     "cim.threshold", "cim.max_pool", "cim.add", "cim.relu", "cim.reshape", "cim.transpose",
     "cim.requant", "cim.lut", "cim.sum_pool", "cim.qadd", "cim.concat", "cim.slice",
 )  # fmt: skip
+_SUM_BITS = 32  # the result of a layer is i32
 _VIEWS = ("cim.reshape", "cim.transpose")
 
 
@@ -74,22 +75,31 @@ def _static(node: Node) -> bool:
 
 def _check_widths(graph: Graph, tiles: set[Node], ctx: PassContext) -> None:
     made, errors = graph.producers(), []
-    limit = 2 ** (ctx.geometry.acc_bits - 1) - 1
+    acc_bits = ctx.geometry.acc_bits
+    limit = 2 ** (min(acc_bits, _SUM_BITS) - 1) - 1
     for node in graph.nodes:
         if node not in tiles or node.op not in LAYERS:
             continue
         reach = bounds(node.output, made).reach
         if reach > limit:
-            need = reach.bit_length() + 1
-            errors.append(
-                CompileError(
-                    f"its sums reach {reach}, which needs an accumulator of {need} bits; the "
-                    f"target has {ctx.geometry.acc_bits}",
-                    f"layer '{layer_name(node)}'",
-                    help=f"use a target with acc_bits of at least {need}",
-                )
-            )
+            errors.append(_too_wide(node, reach, acc_bits))
     raise_all(errors)
+
+
+def _too_wide(node: Node, reach: int, acc_bits: int) -> CompileError:
+    where, need = f"layer '{layer_name(node)}'", reach.bit_length() + 1
+    if need > _SUM_BITS:
+        return CompileError(
+            f"its sums reach {reach}, which needs {need} bits; those of a layer have {_SUM_BITS}",
+            where,
+            help="quantise its input, weights or bias to fewer bits",
+        )
+    return CompileError(
+        f"its sums reach {reach}, which needs an accumulator of {need} bits; the target has "
+        f"{acc_bits}",
+        where,
+        help=f"use a target with acc_bits of at least {need}",
+    )
 
 
 def _stages(graph: Graph, tiles: set[Node]) -> dict[Node, int]:
@@ -194,7 +204,7 @@ class Legalise(Pass):
     2. integer work that leads to or from them (thresholds, requantisation, tables, pools, sums,
        layout): in the program
     3. everything else, in maximal groups ⇒ `cim.host`, with the reason for each layer in it
-    Refuses layers whose worst case overflows the target's accumulator.
+    Refuses layers whose worst case overflows the target's accumulator, or 32 bits.
     """
 
     name = "legalise"
