@@ -167,7 +167,7 @@ def _blocks(program: Program) -> Iterator[Block]:
     for layer in section.layers if section is not None else []:
         for instr, rows, env in _with_rows(layer.body, {}):
             cells = datas[_ref(instr.args[1]).name]
-            columns = segment(cells.array.shape[1], cells.seg, _option(instr, "seg", env))[1]
+            columns = segment(cells.shape[1], cells.seg, _option(instr, "seg", env))[1]
             yield Block(
                 layer.name, rows.tile.value(env), rows.range.start.value(env),
                 rows.range.size.value(env), _option(instr, "col", env), columns,

@@ -37,7 +37,6 @@ from cimc.isa.state import (
     column_mask,
     exact,
     ones_in,
-    pack,
     unpack,
 )
 
@@ -67,12 +66,11 @@ def reset(n: Tally, t: StoredRows, w: Image, seg: int = 0, col: int = 0) -> None
 
 def _image_words(n: Tally, t: StoredRows, w: Image, seg: int, col: int) -> tuple[Words, Words]:
     """Data bits [W, n] and the mask [W, 1] of the columns they cover."""
-    start, length = segment(w.rows.shape[1], w.seg, seg)
-    words = t.cells.shape[0]
-    bits = w.rows[:, start : start + length].astype(np.bool_)
-    n["rows"] += len(bits)
-    n["verify"] += bits.size
-    return pack(bits, col, words).T, column_mask(col, length, words)[:, None]
+    start, length = segment(w.cells.shape[1], w.seg, seg)
+    words, rows = len(t.cells), w.hi - w.lo
+    n["rows"] += rows
+    n["verify"] += rows * length
+    return w.words(start, length, col, words), column_mask(col, length, words)[:, None]
 
 
 # -- fill input latches ----------------------------------------------------------------

@@ -10,12 +10,10 @@ from __future__ import annotations
 from math import prod
 
 import numpy as np
-import numpy.typing as npt
 
 from cimc.ir.types import container, int_range, is_elem, is_integer
-from cimc.isa.program import Data
-
-Array = npt.NDArray[np.generic]
+from cimc.isa.cells import Cells
+from cimc.isa.program import Array, Data
 
 
 def is_data_kind(kind: str) -> bool:
@@ -33,24 +31,27 @@ def byte_count(kind: str, shape: tuple[int, ...]) -> int:
 
 def to_bytes(data: Data) -> bytes:
     """The bytes of an item."""
-    if data.kind in ("cells", "bip"):
+    if data.kind == "cells":
+        return data.cells.packed.tobytes()
+    if data.kind == "bip":
         return np.packbits(np.greater(data.array, 0), bitorder="little").tobytes()
     array = np.ascontiguousarray(data.array, dtype=_container(data.kind))
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-def from_bytes(kind: str, shape: tuple[int, ...], raw: bytes) -> Array:
-    """The array of an item from exactly `byte_count` bytes.
+def from_bytes(kind: str, shape: tuple[int, ...], raw: bytes) -> Array | Cells:
+    """The content of an item from exactly `byte_count` bytes.
 
     Raises ValueError, with a message for the user, where a value doesn't fit the kind.
     """
     count = prod(shape)
-    if kind in ("cells", "bip"):
-        bits = np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")
-        if bits[count:].any():
-            raise ValueError("the bits that fill the last byte aren't zero")
-        bits = bits[:count].reshape(shape)
-        return bits if kind == "cells" else np.where(bits > 0, 1, -1).astype(np.int8)
+    if kind in ("cells", "bip") and count % 8 and raw[-1] >> count % 8:
+        raise ValueError("the bits that fill the last byte aren't zero")
+    if kind == "cells":
+        return Cells(raw, (shape[0], shape[1]))
+    if kind == "bip":
+        bits = np.unpackbits(np.frombuffer(raw, np.uint8), count=count, bitorder="little")
+        return np.where(bits > 0, 1, -1).astype(np.int8).reshape(shape)
     dtype = _container(kind)
     if dtype == np.bool_ and max(raw, default=0) > 1:
         raise ValueError("a byte of a `bool` item is neither 0 nor 1")

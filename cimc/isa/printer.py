@@ -178,7 +178,7 @@ def _data(data: Data) -> str:
         "why": data.why,
         "sha256": hashlib.sha256(raw).hexdigest(),
     }
-    head = f".data {data.name} {_type(data.kind, data.array.shape)}{_settings('data', values)}"
+    head = f".data {data.name} {_type(data.kind, data.shape)}{_settings('data', values)}"
     return f'{head} "{base64.b64encode(raw).decode()}"'
 
 

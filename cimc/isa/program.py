@@ -17,6 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cimc.errors import Span
+from cimc.isa.cells import Cells, are_bits
+
+Array = npt.NDArray[np.generic]
 
 
 @dataclass(frozen=True)
@@ -254,13 +257,14 @@ class Win:
 class Data:
     """A constant of the program, in its last part.
 
-    kind `cells`: array uint8 0/1 of shape [rows, K], cut into segments of `seg` columns;
-    kind an element type (`i32`, `bip`, …): numpy array of `shape`;
+    kind `cells`: `Cells` of shape [rows, K], cut into segments of `seg` columns; an array of 0
+    and 1 becomes one, any other stays as it is for `check` to refuse;
+    kind an element type (`i32`, `bip`, …): numpy array;
     kind `onnx`: a serialised ONNX model (uint8 vector)."""
 
     name: str
     kind: str
-    array: npt.NDArray[np.generic]
+    content: Array | Cells
     seg: int = 0
     macs: int = 0  # kind `onnx`: multiply-accumulates of one call
     why: str = ""  # kind `onnx`: why its layers run on the host
@@ -268,16 +272,38 @@ class Data:
     before: tuple[str, ...] = ()
     after: str = ""
 
+    def __post_init__(self) -> None:
+        if self.kind == "cells" and isinstance(self.content, np.ndarray) and are_bits(self.content):
+            self.content = Cells.of(self.content)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.content.shape
+
+    @property
+    def cells(self) -> Cells:
+        """The content of kind `cells`."""
+        assert isinstance(self.content, Cells)
+        return self.content
+
+    @property
+    def array(self) -> Array:
+        """The content as an array; that of `cells` unpacked to uint8 0 and 1, every time."""
+        if isinstance(self.content, Cells):
+            return self.content.rows(0, len(self.content))
+        return self.content
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Data):
             return NotImplemented
         return self._key() == other._key()
 
     def _key(self) -> tuple[object, ...]:
-        array = np.ascontiguousarray(self.array)
-        content = (array.dtype, array.shape, array.tobytes())
-        head = (self.name, self.kind, self.seg, self.macs, self.why)
-        return (*head, self.before, self.after, content)
+        head = (self.name, self.kind, self.seg, self.macs, self.why, self.before, self.after)
+        if isinstance(self.content, Cells):
+            return (*head, self.content)
+        array = np.ascontiguousarray(self.content)
+        return (*head, array.dtype, array.shape, array.tobytes())
 
 
 @dataclass

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from cimc.ir.types import container, int_range, is_integer
+from cimc.isa.cells import Cells
 from cimc.isa.geometry import window_index
 from cimc.isa.program import Win
 
@@ -63,9 +64,11 @@ def unpack(words: Words, columns: int) -> Bools:
     return bits
 
 
+@cache
 def column_mask(start: int, size: int, words: int) -> Words:
-    """Words [W] with ones on the columns [start, start + size)."""
+    """Words [W] with ones on the columns [start, start + size); shared, so not to be written."""
     mask: Words = pack(np.ones((1, size), dtype=np.bool_), start, words)[0]
+    mask.flags.writeable = False
     return mask
 
 
@@ -161,10 +164,16 @@ class StoredRows:
 
 @dataclass
 class Image:
-    """Rows of a `cells` data item: `rows` uint8 [n, K] of 0 and 1, cut at `seg` columns."""
+    """Rows lo … hi-1 of a `cells` data item, cut at `seg` columns."""
 
-    rows: npt.NDArray[np.uint8]
+    cells: Cells
+    lo: int
+    hi: int
     seg: int
+
+    def words(self, start: int, length: int, col: int, words: int) -> Words:
+        """Columns start … start+length-1 of each row, the first on bit `col`: [W, n]."""
+        return self.cells.words(self.lo, self.hi, start, length, col, words).T
 
 
 # -- buffers ---------------------------------------------------------------------------

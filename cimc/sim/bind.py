@@ -248,17 +248,18 @@ def _vec(machine: Machine, arg: Ref) -> Resolver:
 def _constant(kind: str, data: Data, span: Range | None) -> Resolver:
     """Data along axis 0: rows of an image, thresholds, or an addend for each accumulator."""
 
+    def image(env: Env) -> Image:
+        return Image(data.cells, *(_span(span, env) if span else (0, data.shape[0])), data.seg)
+
     def resolve(env: Env) -> Any:
         part: Any = data.array if span is None else data.array[slice(*_span(span, env))]
-        if kind == "cells":
-            return Image(part, data.seg)
         if kind != "addend":
             return part
         values: Ints = exact(part, "i64")[None]
         bound = max(abs(int(v)) for v in (values.min(initial=0), values.max(initial=0)))
         return Addend(values, bound)
 
-    return resolve
+    return image if kind == "cells" else resolve
 
 
 def _option(machine: Machine, kind: str, value: Option) -> Resolver:

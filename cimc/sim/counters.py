@@ -195,7 +195,7 @@ class _Walk:
 
     def image_columns(self, instr: Instr, env: Env) -> int:
         data = self.datas[_name(instr.args[1])]
-        return segment(data.array.shape[1], data.seg, _opt(instr, "seg", env))[1]
+        return segment(data.shape[1], data.seg, _opt(instr, "seg", env))[1]
 
     def load(self, instr: Instr, env: Env) -> int:
         """Columns that a load fills; remembered for the reads that use the latch."""
@@ -235,7 +235,7 @@ class _Walk:
     def steps(self, instr: Instr) -> int:
         """Operations for each element: taps of a window, comparisons for a level."""
         if instr.op in ("st.ge", "pp.ge"):
-            return compares(self.datas[_name(instr.args[2])].array.shape)
+            return compares(self.datas[_name(instr.args[2])].shape)
         windowed = instr.op in ("pp.max", "pp.sum")
         return win_taps(self.wins[_name(instr.args[2])]) if windowed else 1
 

@@ -36,10 +36,10 @@ def test_the_whole_kernel_passes():
 def test_any_flipped_cell_is_caught():
     program, feeds, expected = _case()
     (image,) = (d for d in program.data if d.kind == "cells")
-    for position in np.ndindex(image.array.shape):
+    for position in np.ndindex(image.shape):
         cells = image.array.copy()
         cells[position] ^= 1
-        data = [replace(d, array=cells) if d is image else d for d in program.data]
+        data = [replace(d, content=cells) if d is image else d for d in program.data]
         _differs(replace(program, data=data), feeds, expected)
 
 
@@ -63,5 +63,5 @@ def test_a_wrong_instruction_is_caught(old, new):
 def test_a_wrong_threshold_is_caught():
     program, feeds, expected = _case()
     (table,) = (d for d in program.data if d.kind == "i32")
-    data = [replace(d, array=d.array + 2) if d is table else d for d in program.data]
+    data = [replace(d, content=d.array + 2) if d is table else d for d in program.data]
     _differs(replace(program, data=data), feeds, expected)

@@ -10,6 +10,7 @@ from vectors import buffer_of, random_values, seeds, whole
 
 from cimc.ir.types import container, planes
 from cimc.isa import effects
+from cimc.isa.cells import Cells
 from cimc.isa.effects import Tally
 from cimc.isa.program import Win
 from cimc.isa.state import (
@@ -238,7 +239,7 @@ def test_set_and_reset(rng, seg, data):
     places = np.arange(tile_rows)[index]
     for op, wanted in ((effects.set_, True), (effects.reset, False)):
         tally, pulses = Tally(), 0
-        op(tally, rows, Image(image, seg), seg=s, col=col)
+        op(tally, rows, Image(Cells.of(image), 0, 3, seg), seg=s, col=col)
         for r, place in enumerate(places):
             for j in range(part.shape[1]):
                 if part[r, j] == wanted and expected[place, col + j] != wanted:

@@ -79,7 +79,7 @@ def _writes(scope: Scope, site: Site, numbers: dict[str, int]) -> _Writes:
         )
     )  # fmt: skip
     of_data = values(ref.range.start, env, count) if ref.range else np.zeros(count, np.int64)
-    columns = data.array.shape[1]
+    columns = data.shape[1]
     begin = seg * data.seg
     length = np.minimum(columns - begin, data.seg) if data.seg else np.full(count, columns)
     name = np.full(count, numbers[ref.name], np.int64)

@@ -10,6 +10,7 @@ from math import prod
 
 from cimc.errors import Span
 from cimc.ir.types import is_elem
+from cimc.isa.cells import Cells
 from cimc.isa.check.scope import Scope
 from cimc.isa.encoding import is_data_kind, value_problem
 from cimc.isa.program import Data, Mem, Remap, View, Win
@@ -191,9 +192,9 @@ def _data(scope: Scope, data: Data) -> None:
     if not is_data_kind(data.kind):
         scope.add(f"unknown kind of data `{data.kind}`", data.span)
         return
-    if rank is not None and data.array.ndim != rank:
+    if rank is not None and len(data.shape) != rank:
         scope.add(f"`{data.name}` must have rank {rank}", data.span)
-    problem = value_problem(data.kind, data.array)
+    problem = "" if isinstance(data.content, Cells) else value_problem(data.kind, data.content)
     if problem:
         scope.add(f"`{data.name}`: {problem}", data.span)
     if data.seg < 0 or (data.seg and data.kind != "cells"):

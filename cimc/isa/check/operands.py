@@ -216,12 +216,12 @@ def _constants(
     if item.kind == "onnx" or (item.kind == "cells") != cells:
         scope.at(site, f"`{arg.name}` is `{item.kind}`, expected {_EXPECTED[kind]}", key)
         return None
-    if arg.index is not None or item.array.ndim == 0:
+    if arg.index is not None or not item.shape:
         _wrong(scope, site, key, kind)
         return None
     if arg.range is None:
-        return Affine(len(item.array))
-    return _range(scope, site, key, arg.range, len(item.array), f"rows of `{arg.name}`")
+        return Affine(item.shape[0])
+    return _range(scope, site, key, arg.range, item.shape[0], f"rows of `{arg.name}`")
 
 
 def _scalar(scope: Scope, site: Site, key: int | str, arg: Operand | Option, kind: str) -> None:
@@ -243,7 +243,7 @@ def _scalar(scope: Scope, site: Site, key: int | str, arg: Operand | Option, kin
 
 def _whole(scope: Scope, site: Site, key: int | str, arg: Operand | Option, kind: str) -> None:
     item = _bare(scope, site, key, arg, kind, Data)
-    if isinstance(item, Data) and (item.kind in ("onnx", "cells") or item.array.ndim != 1):
+    if isinstance(item, Data) and (item.kind in ("onnx", "cells") or len(item.shape) != 1):
         scope.at(site, f"`{item.name}` must be a vector of constants", key)
 
 

@@ -67,7 +67,7 @@ def _columns_fit(scope: Scope, site: Site, columns: int, seg: int) -> None:
 def _program(scope: Scope, site: Site) -> None:
     """set, reset."""
     image = data(scope, site, 1)
-    _columns_fit(scope, site, image.array.shape[1], image.seg)
+    _columns_fit(scope, site, image.shape[1], image.seg)
 
 
 def _ld_window(scope: Scope, site: Site) -> None:
@@ -176,7 +176,7 @@ def _acc_mac(scope: Scope, site: Site) -> None:
 
 def _integers(scope: Scope, site: Site, key: int) -> None:
     constants = data(scope, site, key)
-    if constants.array.ndim != 1 or not is_integer(constants.kind):
+    if len(constants.shape) != 1 or not is_integer(constants.kind):
         scope.at(site, f"`{constants.name}` must be a vector of integers", key)
 
 

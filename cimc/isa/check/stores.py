@@ -38,10 +38,10 @@ def st_acc(scope: Scope, site: Site) -> None:
 def level(scope: Scope, site: Site) -> None:
     """st.ge, pp.ge: thresholds [C] or [C, T], flip [C] of +1 and -1."""
     kind, th = elem(scope, site, 0), data(scope, site, 2)
-    if th.array.ndim > 2:
+    if len(th.shape) > 2:
         scope.at(site, f"`{th.name}` must have the shape [C] or [C, T]", 2)
         return
-    levels = th.array.shape[1] if th.array.ndim == 2 else 1
+    levels = th.shape[1] if len(th.shape) == 2 else 1
     source = elem(scope, site, 1) if site.instr.op == "pp.ge" else "i64"
     if th.kind != source and not (is_integer(th.kind) and is_integer(source)):
         scope.at(site, f"{th.kind} thresholds can't be compared with {source} values", 2)
@@ -60,7 +60,7 @@ def _flip(scope: Scope, site: Site) -> None:
         return
     signs = scope.names[ref.name]
     assert isinstance(signs, Data)
-    integers = is_integer(signs.kind) and signs.array.ndim == 1
+    integers = is_integer(signs.kind) and len(signs.shape) == 1
     if not integers or not np.isin(signs.array, (-1, 1)).all():
         scope.at(site, f"`{ref.name}` must be a vector of +1 and -1", "flip")
 
@@ -68,7 +68,7 @@ def _flip(scope: Scope, site: Site) -> None:
 def requantise(scope: Scope, site: Site) -> None:
     """st.rq, pp.rq: f32 scales [C] above 0, a zero point of the result's type."""
     kind, scales = elem(scope, site, 0), data(scope, site, 2)
-    if scales.kind != "f32" or scales.array.ndim != 1 or not _are_scales(scales.array):
+    if scales.kind != "f32" or len(scales.shape) != 1 or not _are_scales(scales.array):
         scope.at(site, f"`{scales.name}` must be a vector of finite f32 numbers above 0", 2)
     if site.instr.op == "pp.rq" and not is_integer(elem(scope, site, 1)):
         scope.at(site, f"integers are requantised, not {elem(scope, site, 1)}", 1)
