@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from cimc.backend.lower import lower
@@ -32,6 +33,7 @@ from cimc.isa.program import Program
 from cimc.isa.text import load as load_program
 from cimc.isa.text import save as save_program
 from cimc.sim.counters import Counts, static_counts
+from cimc.sim.machine import Tiles, TileState
 from cimc.sim.reference import run as run_reference
 
 DEFAULT_PIPELINE = "auto"
@@ -44,13 +46,18 @@ ENGINES = ("lanes", "reference")
 @dataclass
 class RunResult:
     """outputs by ONNX name (samples along the batch axis), counts and energy of the run,
-    samples that were run, and the tiles' cells afterwards."""
+    samples that were run, and the state of the tiles' cells afterwards."""
 
     outputs: dict[str, Array]
     counts: Counts
     energy: EnergyReport
     samples: int
-    tiles: object
+    state: TileState
+
+    @cached_property
+    def tiles(self) -> Tiles:
+        """The cells as uint8 0 and 1 [tiles, rows, cols], physical rows."""
+        return self.state.unpacked()
 
 
 @dataclass
@@ -63,12 +70,12 @@ class Compiled:
     timings: list[Timing] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    @property
+    @cached_property
     def counts(self) -> Counts:
         """Static counts of one call with one sample."""
         return static_counts(self.program)
 
-    @property
+    @cached_property
     def energy(self) -> EnergyReport:
         """Energy of one call with one sample, from the static counts."""
         return energy(self.counts, self.target)
@@ -94,7 +101,7 @@ class Compiled:
             counts=result.counts,
             energy=energy(result.counts, self.target),
             samples=result.samples,
-            tiles=result.tiles,
+            state=result.state,
         )
 
     def save(self, path: str | Path) -> None:

@@ -17,7 +17,7 @@ from cimc.isa.geometry import segment, win_load, win_taps
 from cimc.isa.program import Affine, Instr, Layer, Loop, Program, Range, Ref, Reg, Rows
 from cimc.isa.table import TABLE
 from cimc.sim.bind import Tallies, bind, execute
-from cimc.sim.machine import Machine, Tiles, pack_tiles, register_sizes
+from cimc.sim.machine import Machine, Tiles, TileState, pack_tiles, register_sizes
 
 Key = tuple[str, str, str]  # layer, instruction, counter
 Env = dict[str, int]
@@ -83,7 +83,10 @@ def is_static(key: Key) -> bool:
 
 
 def static_counts(
-    program: Program, samples: int = 1, tiles: Tiles | None = None, pulses: bool = True
+    program: Program,
+    samples: int = 1,
+    tiles: Tiles | TileState | None = None,
+    pulses: bool = True,
 ) -> Counts:
     """The static counts of a run with `samples` samples, and the programming pulses (unless
     left out), which follow from the cell images and the initial `tiles` (None: all cells 0)."""
@@ -305,7 +308,7 @@ def _size_expressions(instr: Instr) -> Iterator[Affine]:
 # -- programming pulses ----------------------------------------------------------------
 
 
-def _add_pulses(program: Program, counts: Counts, tiles: Tiles | None) -> None:
+def _add_pulses(program: Program, counts: Counts, tiles: Tiles | TileState | None) -> None:
     """Program the cells of `.load` and `.update`; `.infer` writes none."""
     machine = Machine(program, 1, pack_tiles(tiles, program.target), {})
     for name in ("load", "update"):

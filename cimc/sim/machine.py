@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from copy import copy
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -177,26 +178,47 @@ def _collect_instr(
 # -- tiles -----------------------------------------------------------------------------
 
 
-def pack_tiles(tiles: Tiles | None, target: TargetLine) -> Words:
-    """Cells as words [tiles, W, R] from uint8 0 and 1 [tiles, rows, cols], physical rows; all 0
-    for None. CompileError where the array isn't the state of that target."""
+@dataclass(frozen=True)
+class TileState:
+    """The cells of all tiles after a run, packed: `words` [tiles, W, rows], physical rows, of
+    `columns` columns each."""
+
+    words: Words
+    columns: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Tiles, rows, columns."""
+        tiles, _, rows = self.words.shape
+        return tiles, rows, self.columns
+
+    def unpacked(self) -> Tiles:
+        """The cells as uint8 0 and 1 [tiles, rows, columns]."""
+        tiles = np.empty(self.shape, dtype=np.uint8)
+        for bits, words in zip(tiles, self.words, strict=True):
+            bits[...] = unpack(words.T, self.columns)
+        return tiles
+
+
+def pack_tiles(tiles: Tiles | TileState | None, target: TargetLine) -> Words:
+    """Cells as words [tiles, W, R] of their own from the state after another run, packed or as
+    uint8 0 and 1 [tiles, rows, cols], physical rows; all 0 for None. CompileError where it
+    isn't the state of that target."""
     shape = (target.tiles, target.rows, target.cols)
     words = words_for(target.cols)
     if tiles is None:
         return np.zeros((target.tiles, words, target.rows), dtype=np.uint64)
-    if tiles.shape != shape or tiles.dtype.kind not in "iub":
+    kind = np.dtype(np.uint8) if isinstance(tiles, TileState) else tiles.dtype
+    if tiles.shape != shape or kind.kind not in "iub":
         raise CompileError(
-            f"the tile state is {tiles.dtype}{list(tiles.shape)}, not uint8{list(shape)}",
+            f"the tile state is {kind}{list(tiles.shape)}, not uint8{list(shape)}",
             help="give the state that a run of a program for the same target returned",
         )
-    if tiles.size and not ((tiles == 0) | (tiles == 1)).all():
+    if isinstance(tiles, TileState):
+        return tiles.words.copy()
+    if tiles.size and not 0 <= tiles.min() <= tiles.max() <= 1:
         raise CompileError("the tile state holds values other than 0 and 1")
-    packed = pack(tiles.reshape(-1, target.cols).astype(np.bool_), 0, words)
-    return np.ascontiguousarray(packed.reshape(target.tiles, target.rows, words).transpose(0, 2, 1))
-
-
-def unpack_tiles(cells: Words, target: TargetLine) -> Tiles:
-    """The inverse of `pack_tiles`."""
-    rows = cells.transpose(0, 2, 1).reshape(-1, cells.shape[1])
-    bits = unpack(rows, target.cols).view(np.uint8)
-    return bits.reshape(target.tiles, target.rows, target.cols)
+    cells = np.empty((target.tiles, words, target.rows), dtype=np.uint64)
+    for packed, bits in zip(cells, tiles, strict=True):
+        packed[...] = pack(bits.astype(np.bool_), 0, words).T
+    return cells

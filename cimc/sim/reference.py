@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -24,7 +25,7 @@ from cimc.sim.counters import Counts
 from cimc.sim.feed import Feed, Outputs
 from cimc.sim.host import OnnxFragment, value_bytes
 from cimc.sim.lanes import bind_lanes
-from cimc.sim.machine import Machine, Tiles, pack_tiles, register_sizes, unpack_tiles
+from cimc.sim.machine import Machine, Tiles, TileState, pack_tiles, register_sizes
 
 # Samples at a time: bounded by memory, and by what stays in a processor's cache.
 _STATE_BYTES = 256 << 20
@@ -39,27 +40,32 @@ class Result:
 
     outputs: arrays by ONNX output name (see `Outputs.join`).
     counts:  every counter of the sections that ran.
-    tiles:   the cells after the run, uint8 0 and 1 [tiles, rows, cols], physical rows.
+    state:   the cells after the run, packed; a later run may start from it.
     samples: number of inferences."""
 
     outputs: dict[str, Any]
     counts: Counts
-    tiles: Tiles
+    state: TileState
     samples: int
+
+    @cached_property
+    def tiles(self) -> Tiles:
+        """The cells after the run, uint8 0 and 1 [tiles, rows, cols], physical rows."""
+        return self.state.unpacked()
 
 
 def run(
     program: Program,
     inputs: Mapping[str, Array],
     *,
-    tiles: Tiles | None = None,
+    tiles: Tiles | TileState | None = None,
     lanes: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Run a program on N samples.
 
     inputs:   arrays by ONNX input name, of the exact numpy type and shape (see `Feed`).
-    tiles:    the cells to start from, as `Result.tiles`; None: all 0.
+    tiles:    the cells to start from, as `Result.state` or `Result.tiles`; None: all 0.
     lanes:    run the iterations of independent loops side by side (see `lanes.py`).
     progress: called with (samples done, N) now and then.
 
@@ -87,8 +93,8 @@ def run(
         if progress is not None:
             progress(done, feed.samples)
     _run_section(once, program, "update", counts)
-    tiles = unpack_tiles(cells, program.target)
-    return Result(outputs.join(feed.samples), counts, tiles, feed.samples)
+    state = TileState(cells, program.target.cols)
+    return Result(outputs.join(feed.samples), counts, state, feed.samples)
 
 
 def _run_section(

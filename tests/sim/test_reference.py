@@ -29,6 +29,7 @@ from cimc.ir.types import container
 from cimc.isa.program import Affine, Data, Mem, Remap, View, Win
 from cimc.sim import reference
 from cimc.sim.counters import static_counts
+from cimc.sim.machine import TileState, pack_tiles
 from cimc.sim.reference import run
 
 seeds = st.integers(0, 2**32 - 1).map(np.random.default_rng)
@@ -241,6 +242,9 @@ def test_cells_can_be_saved_and_resumed():
     again = run(xor_program(), values, tiles=first.tiles)
     assert ("l", "set", "pulses") not in again.counts.sections["load"]
     assert again.outputs["y"].tolist() == [[1, 3]]
+    packed = run(xor_program(), values, tiles=first.state)
+    assert packed.counts == again.counts
+    assert packed.tiles.tolist() == first.tiles.tolist()
     full = run(xor_program(), values, tiles=np.ones_like(first.tiles))
     assert full.counts.sections["load"][("l", "reset", "pulses")] == 4
     assert (
@@ -249,9 +253,22 @@ def test_cells_can_be_saved_and_resumed():
     )
 
 
+def test_a_run_leaves_the_state_that_it_starts_from_as_it_was():
+    values = {"a": np.array([[1, 1, 1]], np.int8)}
+    state = TileState(pack_tiles(np.ones((1, 4, 3), np.uint8), xor_program().target), 3)
+    outcome = run(xor_program(), values, tiles=state)
+    assert outcome.tiles[0].tolist() == [[1, 0, 1], [0, 0, 0], [1, 1, 1], [1, 1, 1]]
+    assert state.unpacked().all()
+
+
 @pytest.mark.parametrize(
     ("tiles", "message"),
-    [(np.zeros((1, 4, 4), np.uint8), "not uint8[1, 4, 3]"), (np.full((1, 4, 3), 2), "other than")],
+    [
+        (np.zeros((1, 4, 4), np.uint8), "not uint8[1, 4, 3]"),
+        (TileState(np.zeros((1, 1, 4), np.uint64), 4), "not uint8[1, 4, 3]"),
+        (np.full((1, 4, 3), 2), "other than"),
+        (np.full((1, 4, 3), -1), "other than"),
+    ],
 )
 def test_an_unusable_tile_state(tiles, message):
     with pytest.raises(CompileError) as error:
