@@ -12,7 +12,7 @@ from math import prod
 import numpy as np
 
 from cimc.ir.types import container, int_range, is_elem, is_integer
-from cimc.isa.cells import Cells
+from cimc.isa.cells import Cells, Source
 from cimc.isa.program import Array, Data
 
 
@@ -39,8 +39,10 @@ def to_bytes(data: Data) -> bytes:
     return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-def from_bytes(kind: str, shape: tuple[int, ...], raw: bytes) -> Array | Cells:
-    """The content of an item from exactly `byte_count` bytes.
+def from_bytes(
+    kind: str, shape: tuple[int, ...], raw: bytes, source: Source | None = None
+) -> Array | Cells:
+    """The content of an item from exactly `byte_count` bytes, which `source` gives again.
 
     Raises ValueError, with a message for the user, where a value doesn't fit the kind.
     """
@@ -48,7 +50,7 @@ def from_bytes(kind: str, shape: tuple[int, ...], raw: bytes) -> Array | Cells:
     if kind in ("cells", "bip") and count % 8 and raw[-1] >> count % 8:
         raise ValueError("the bits that fill the last byte aren't zero")
     if kind == "cells":
-        return Cells(raw, (shape[0], shape[1]))
+        return Cells(raw, (shape[0], shape[1]), source)
     if kind == "bip":
         bits = np.unpackbits(np.frombuffer(raw, np.uint8), count=count, bitorder="little")
         return np.where(bits > 0, 1, -1).astype(np.int8).reshape(shape)

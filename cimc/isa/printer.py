@@ -45,7 +45,7 @@ def comment(text: str) -> str:
 
 def print_program(program: Program) -> str:
     """The canonical text of a program, with a newline at the end."""
-    return "\n".join(_program(program)) + "\n"
+    return "".join(f"{line}\n" for line in program_lines(program))
 
 
 def print_affine(value: Affine) -> str:
@@ -107,7 +107,8 @@ def print_instr(instr: Instr) -> str:
     return f"{instr.op} {', '.join(parts)}" if parts else instr.op
 
 
-def _program(program: Program) -> Iterator[str]:
+def program_lines(program: Program) -> Iterator[str]:
+    """The lines of `print_program`, without their ends; each is made when it is asked for."""
     yield from _line(".cim 1", program.before, program.cim_after)
     target = program.target
     name = target.name if _WORD.match(target.name) else _quote(target.name)

@@ -6,7 +6,6 @@ the operand kinds of the table; nothing of other lines.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 import json
@@ -18,6 +17,7 @@ import lark
 from lark.tree import Meta
 
 from cimc.ir.types import is_elem
+from cimc.isa.cells import Source
 from cimc.isa.encoding import byte_count, from_bytes, is_data_kind
 from cimc.isa.program import (
     Affine,
@@ -40,6 +40,7 @@ from cimc.isa.program import (
     Win,
 )
 from cimc.isa.settings import KINDS, SETTINGS, Value
+from cimc.isa.stored import Base64Text, ProgramFile
 from cimc.isa.syntax import StatementError, read_tree
 from cimc.isa.table import TABLE
 
@@ -71,10 +72,20 @@ Statement = (
 )  # fmt: skip
 
 
-def read_statement(code: str) -> Statement:
+@dataclass(frozen=True)
+class Payload:
+    """The base64 text of a long `.data` line, which stands there as `""` then, and where the
+    file has it, if it has."""
+
+    text: memoryview
+    file: ProgramFile | None = None
+    offset: int = 0
+
+
+def read_statement(code: str, payload: Payload | None = None) -> Statement:
     """The statement on one line, without comment and not empty. Raises StatementError."""
     try:
-        statement: Statement = _Builder().transform(read_tree(code))
+        statement: Statement = _Builder(payload).transform(read_tree(code))
     except lark.exceptions.VisitError as error:
         raise error.orig_exc from None
     return statement
@@ -124,8 +135,9 @@ class _Arg:
 class _Builder(lark.Transformer[lark.Token, Any]):
     """One method for each grammar rule; `c` are the results of the rule's parts."""
 
-    def __init__(self) -> None:
+    def __init__(self, payload: Payload | None) -> None:
         super().__init__(visit_tokens=False)
+        self.payload = payload
 
     # -- declarations --
     def cim(self, c: list[Any]) -> Version:
@@ -167,13 +179,14 @@ class _Builder(lark.Transformer[lark.Token, Any]):
         form = {"onnx": "onnx[bytes]", "cells": "cells[rows,columns]"}.get(kind)
         if form and len(shape) != form.count(",") + 1:
             raise _bad(f"expected `{form}`", type_.elem)
-        raw = _decode(name, kind, shape, text)
+        raw = _decode(name, kind, shape, self.payload.text if self.payload else text[1:-1])
         digest = settings.pop("sha256")
         if digest != hashlib.sha256(raw).hexdigest():
             raise _bad(f"the bytes of `{name}` don't have the sha256 that stands here", name,
                        "the file is damaged or was edited by hand")  # fmt: skip
         try:
-            return Data(str(name), kind, from_bytes(kind, shape, raw), **settings)
+            content = from_bytes(kind, shape, raw, _source(self.payload, digest))
+            return Data(str(name), kind, content, **settings)
         except ValueError as error:
             raise _bad(f"`{name}`: {error}", name) from None
 
@@ -340,15 +353,21 @@ def _buffer_type(type_: _Type) -> tuple[str, tuple[int, ...] | None]:
     return elem, type_.shape
 
 
-def _decode(name: lark.Token, kind: str, shape: tuple[int, ...], text: lark.Token) -> bytes:
+def _source(payload: Payload | None, digest: str) -> Source | None:
+    if payload is None or payload.file is None:
+        return None
+    return Base64Text(payload.file, payload.offset, len(payload.text), digest)
+
+
+def _decode(name: lark.Token, kind: str, shape: tuple[int, ...], text: str | memoryview) -> bytes:
     """The bytes behind base64 `text`, whose size is checked before any is taken."""
     need = byte_count(kind, shape)
-    if len(text) - 2 != -(-need // 3) * 4:
-        have = (len(text) - 2) * 3 // 4
+    if len(text) != -(-need // 3) * 4:
+        have = len(text) * 3 // 4
         size = ",".join(map(str, shape))
         raise _bad(f"`{kind}[{size}]` takes {need} bytes, the base64 text holds about {have}", name)
     try:
-        raw = base64.b64decode(text[1:-1], validate=True)
+        raw = binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, ValueError):
         raise _bad(f"the text of `{name}` isn't base64", name) from None
     if len(raw) != need:

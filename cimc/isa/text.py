@@ -1,18 +1,21 @@
 """`.cim` text to a program, and program files.
 
-Splits the text into lines and comments, has each line read by `statements.py`, and puts
+Takes the text line by line, has each statement read by `statements.py`, and puts
 the statements together to sections, layers and loops. All mistakes of a file are listed
 at once. Whether the program makes sense is the business of `check`.
 """
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from cimc.errors import CompileError, Span, raise_all
-from cimc.isa.printer import print_program
+from cimc.isa.printer import program_lines
 from cimc.isa.program import (
     Affine,
     Data,
@@ -29,17 +32,20 @@ from cimc.isa.program import (
 )
 from cimc.isa.statements import (
     End,
+    Payload,
     Pipeline,
     Statement,
     Version,
     read_statement,
 )
+from cimc.isa.stored import ProgramFile
 from cimc.isa.syntax import StatementError
 
 FORMAT = 1
 MAX_NESTING = 32
 MAX_ERRORS = 50
 _SHOWN = 200  # characters of a source line that an error shows
+_LONG_DATA = 4096  # bytes of a line that is worth reading without a copy of its text
 
 _CODE = re.compile(r'(?:[^"#]+|"[^"\\]*(?:\\.[^"\\]*)*")*')
 _LOOP = re.compile(r"\s*(for|par)\s")
@@ -59,25 +65,50 @@ _ORDER = ".cim, .target, .pipeline, declarations, sections, .data"
 
 
 def load(path: str | os.PathLike[str]) -> Program:
-    """The program in a file, parsed but not checked. Raises CompileError."""
+    """The program in a file, parsed but not checked. Raises CompileError.
+
+    Reads line by line; the file stays open while the program may read cells from it again
+    (see `Cells.release`)."""
     try:
-        raw = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            return _load(file, str(path))
     except OSError as error:
         raise CompileError(f"can't read the program: {error.strerror}", str(path)) from None
-    try:
-        text = raw.decode("utf-8")
     except UnicodeDecodeError:
         raise CompileError("not a .cim program: the file isn't text", str(path)) from None
-    return parse(text, str(path))
+
+
+def _load(file: BinaryIO, name: str) -> Program:
+    try:
+        return _read(file, name)
+    except CompileError:
+        # a file that isn't text has no other mistakes: look at the rest of it
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        for block in iter(lambda: file.read(1 << 20), b""):
+            decoder.decode(block)
+        decoder.decode(b"", final=True)
+        raise
+
+
+def _read(file: BinaryIO, name: str) -> Program:
+    reader, store, offset = _Reader(name), ProgramFile.of(file, name), 0
+    for number, raw in enumerate(file, 1):
+        if not reader.long_data(number, raw, store, offset):
+            line = raw.removesuffix(b"\n").removesuffix(b"\r") if raw.endswith(b"\n") else raw
+            reader.line(number, line.decode("utf-8"))
+        if len(reader.errors) >= MAX_ERRORS:
+            break
+        offset += len(raw)
+    return reader.program()
 
 
 def save(program: Program, path: str | os.PathLike[str]) -> None:
     """Write the program's text; the file appears whole or not at all. Raises CompileError."""
     target = Path(path)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    text = print_program(program).encode("utf-8")
     try:
-        part.write_bytes(text)
+        with part.open("wb") as file:
+            file.writelines(f"{line}\n".encode() for line in program_lines(program))
         os.replace(part, target)
     except OSError as error:
         raise CompileError(f"can't write the program: {error.strerror}", str(path)) from None
@@ -91,12 +122,19 @@ def parse(text: str, file: str = "<string>") -> Program:
     Raises CompileError, with all problems of the text together.
     """
     reader = _Reader(file)
-    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+    for number, line in enumerate(_lines(text), 1):
         reader.line(number, line)
         if len(reader.errors) >= MAX_ERRORS:
             break
-    raise_all(reader.errors)
     return reader.program()
+
+
+def _lines(text: str) -> Iterator[str]:
+    start = 0
+    while (end := text.find("\n", start)) >= 0:
+        yield text[start:end].removesuffix("\r")
+        start = end + 1
+    yield text[start:]
 
 
 class _Reader:
@@ -142,10 +180,31 @@ class _Reader:
             self._recover(code, span)
             return
         self._take(statement, span, comment)
-        self.last = span
+
+    def long_data(self, number: int, raw: bytes, store: ProgramFile | None, offset: int) -> bool:
+        """Take a `.data` line with a long base64 text at its end, without a copy of the text.
+        False where it is another line or has a mistake: then `line` must see it."""
+        if len(raw) < _LONG_DATA or not raw.lstrip().startswith(b".data"):
+            return False
+        start, end = _last_text(raw)
+        head = raw[:start].decode("utf-8") + '"'
+        match = _CODE.match(head)
+        if end - start < _SHOWN or match is None or match.end() != len(head):
+            return False
+        try:
+            payload = Payload(memoryview(raw)[start:end], store, offset + start)
+            statement = read_statement(head, payload)
+        except StatementError:
+            return False
+        column = len(head) - len(head.lstrip()) + 1
+        shown = (head[:-1] + raw[start : start + _SHOWN].decode("ascii"))[:_SHOWN]
+        width = max(1, _SHOWN - column + 1)
+        self._take(statement, Span(self.file, number, column, shown, width), "")
+        return True
 
     def program(self) -> Program:
         """The program, after the last line."""
+        raise_all(self.errors)
         if self.loops:
             loop = self.loops[-1]
             help = "close it with `end`; a file that stops here may be truncated"
@@ -189,6 +248,7 @@ class _Reader:
         if self.version is None and not isinstance(statement, Version):
             raise CompileError(_NOT_CIM, span)
         before = tuple(self.pending)
+        self.last = span
         self.pending.clear()
         self._check_order(statement, span)
         if isinstance(statement, Version):
@@ -261,6 +321,14 @@ class _Reader:
         if len(self.loops) > MAX_NESTING:
             message = f"loops are nested deeper than {MAX_NESTING}"
             raise CompileError(message, span)
+
+
+def _last_text(raw: bytes) -> tuple[int, int]:
+    """Where the text in quotes at the end of a line begins and ends; (0, 0) without one."""
+    end = len(raw.rstrip()) - 1
+    start = raw.rfind(b'"', 0, end) + 1
+    found = raw[end : end + 1] == b'"' and raw[start - 2 : start] == b' "'
+    return (start, end) if found else (0, 0)
 
 
 def _width(code: str, column: int) -> int:
