@@ -1,0 +1,452 @@
+"""Random programs that no compiler would write: any instruction, anywhere, on anything.
+
+A `Wild` holds the declarations and makes statements for a `Scope`, which knows the loops around
+and the registers that have been written. What comes out is valid almost always; the rest is
+repaired or left out by `random_programs.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+from random_draws import FUNCTIONS, PLANES, SIZES, bits, values
+
+from cimc.ir.types import int_range, is_integer, planes
+from cimc.isa.geometry import positions, segments, win_columns, win_out, win_packs
+from cimc.isa.loops import extent, trips
+from cimc.isa.program import (
+    Affine,
+    Data,
+    Instr,
+    Loop,
+    Mem,
+    Program,
+    Range,
+    Ref,
+    Reg,
+    Remap,
+    Rows,
+    Section,
+    TargetLine,
+    View,
+    Win,
+)
+
+INPUTS = (*PLANES, "bip", "tern", "u8", "i8", "u2", "i4", "u16", "i16", "i32", "u12")
+RESULTS = ("i32", "i32", "i32", "i64", "f32", "i16", "i24", "u32", "u8", "i8", "f64", "f16", "u5")
+BANKS = {"bits": ("d", "e"), "counts": ("c", "k"), "acc": ("a", "b", "s")}
+BANK = 14  # elements of a register bank, at most
+
+
+@dataclass
+class Scope:
+    """Where a statement stands: the section, the loops around it, and the registers that have
+    certainly been written, as ranges by name."""
+
+    section: str
+    loops: tuple[Loop, ...] = ()
+    latches: set[str] = field(default_factory=set)
+    loaded: bool = False  # a latch, since the loop around began
+    banks: dict[str, list[Range]] = field(default_factory=dict)
+
+    def inside(self, loop):
+        """The scope of a loop's body."""
+        banks = {name: list(ranges) for name, ranges in self.banks.items()}
+        return Scope(self.section, (*self.loops, loop), set(self.latches), False, banks)
+
+    def leave(self, inner, loop):
+        """Take over what the body of a loop, which runs at least once, has written."""
+        if loop.kind == "par":  # what its body writes ends with it
+            gone = [n for n, ranges in inner.banks.items() if ranges != self.banks.get(n)]
+            self.banks = {n: r for n, r in self.banks.items() if n not in gone}
+            if inner.loaded:
+                self.latches.clear()
+            return
+        if trips(loop, self.loops)[0] < 1:
+            return
+        self.latches |= inner.latches
+        self.loaded |= inner.loaded
+        for name, ranges in inner.banks.items():
+            known = [r for r in ranges if not r.start.uses(loop.var)]
+            self.banks[name] = known
+
+    def wrote(self, name, part):
+        self.banks.setdefault(name, []).append(part)
+
+    def written(self, kind):
+        """(name, range) of each known range of the banks of a kind."""
+        return [(n, r) for n in BANKS[kind] for r in self.banks.get(n, [])]
+
+
+class Wild:
+    """A program in the making."""
+
+    def __init__(self, draw):
+        self.draw = draw
+        functions = tuple(draw.some(FUNCTIONS, 0.8)) or ("and",)
+        cols = draw.choice([1, 2, 3, 5, 7, 8, 9, 16, 20, 31, 33, 63, 64, 65, 70, 100, 129])
+        self.target = TargetLine(
+            "wild", draw.choice([1, 2, 3, 5, 8, 12, 30]), cols, draw.choice([1, 1, 2, 3]),
+            functions, draw.choice([20, 24, 32, 32, 33, 40, 62]),
+        )  # fmt: skip
+        self.decls, self.data = [], []
+        self.bodies = {"load": [], "infer": [], "update": []}
+        self.scopes = {}
+        for i in range(draw.randint(1, 3)):
+            self.buffer(f"in{i}", draw.choice(INPUTS))
+        for i in range(draw.randint(0, 2)):
+            self.buffer(f"t{i}", draw.choice(RESULTS[:3] + INPUTS))
+        for i in range(draw.randint(0, 3)):
+            self.view(f"v{i}")
+        if draw.chance(0.2):
+            self.remaps()
+
+    def program(self):
+        sections = [
+            Section(name, layers) for name, layers in self.bodies.items() if layers
+        ]  # fmt: skip
+        return Program(self.target, "exact", list(self.decls), sections, list(self.data))
+
+    # -- declarations --
+
+    def buffer(self, name, elem, channels=None):
+        """A buffer of a random shape; inputs take a batch or are shared."""
+        draw = self.draw
+        count = channels or draw.choice(SIZES)
+        rank = draw.choice([0, 0, 0, 1, 2, 2, 3])
+        sizes = [draw.small(1, 5) for _ in range(rank)]
+        shape, axis = [draw.choice([1, 1, 1, 2]), count, *sizes], 1
+        if draw.chance(0.2):
+            axis = draw.randint(0, len(shape) - 1)
+            shape[1], shape[axis] = shape[axis], count
+        mem = Mem(name, elem, tuple(shape), axis)
+        if name.startswith("in"):
+            mem.input = name
+            mem.batch = draw.choice([0, 0, 0, 0, None, draw.randint(0, len(shape) - 1)])
+        if not name.startswith("in") and draw.chance(0.8):
+            mem.output = name
+            mem.batch = draw.choice([0, 0, None])
+        self.decls.append(mem)
+        return mem
+
+    def view(self, name):
+        source = self.draw.choice(self.buffers())
+        shape, perm = list(source.shape), None
+        if self.draw.chance(0.5):
+            perm = tuple(self.draw.sample(range(len(shape)), len(shape)))
+            shape = [shape[axis] for axis in perm]
+        else:
+            total = prod(shape)
+            a = self.draw.choice([k for k in range(1, total + 1) if total % k == 0])
+            b = self.draw.choice([k for k in range(1, total // a + 1) if total // a % k == 0])
+            shape = self.draw.choice([[1, total], [a, total // a], [a, b, total // a // b]])
+        axis = self.draw.randint(0, len(shape) - 1)
+        view = View(name, source.type, tuple(shape), source.name, axis, perm)
+        self.decls.append(view)
+        return view
+
+    def buffers(self, *, elem=lambda elem: True, rank=0):
+        """Buffers and views with shapes whose element type and rank will do."""
+        return [
+            d
+            for d in self.decls
+            if isinstance(d, (Mem, View)) and d.shape and elem(d.type) and len(d.shape) >= rank
+        ]
+
+    def remaps(self):
+        rows = self.draw.sample(range(self.target.rows), min(3, self.target.rows))
+        tile = self.draw.randint(0, self.target.tiles - 1)
+        moved = self.draw.sample(rows, len(rows))
+        self.decls += [Remap(tile, a, b) for a, b in zip(rows, moved)]
+
+    def constant(self, kind, array, seg=0):
+        """A data item of its own."""
+        name = f"k{len(self.data)}"
+        self.data.append(Data(name, kind, array, seg))
+        return name
+
+    def window(self, shape):
+        """A window on buffers of a shape, a new one or one that is there."""
+        sizes = shape[2:]
+        known = [
+            d
+            for d in self.decls
+            if isinstance(d, Win) and d.channels == shape[1] and len(d.kernel) == len(sizes)
+            and win_out(d, sizes) == d.out
+        ]  # fmt: skip
+        if known and self.draw.chance(0.6):
+            return self.draw.choice(known)
+        draw = self.draw
+        groups = draw.choice([g for g in range(1, shape[1] + 1) if shape[1] % g == 0])
+        groups = groups if draw.chance(0.4) else 1
+        kernel = tuple(draw.randint(1, 3) for _ in sizes)
+        win = Win(
+            f"w{len(self.decls)}", shape[1], kernel, (1,) * len(sizes),
+            tuple(draw.choice([1, 1, 2, 3]) for _ in sizes),
+            tuple(draw.choice([0, 0, 1, 1, 2]) for _ in (*sizes, *sizes)),
+            tuple(draw.choice([1, 1, 1, 2]) for _ in sizes),
+            groups, up=tuple(draw.choice([1, 1, 1, 1, 2]) for _ in sizes),
+        )  # fmt: skip
+        win.out = win_out(win, sizes)
+        columns = win_columns(win)
+        if min(win.out) < 1:
+            return None
+        if columns > self.target.cols or draw.chance(0.3):
+            win.seg = draw.randint(1, min(columns, self.target.cols))
+        elif groups > 1 and draw.chance(0.6):
+            win.pack = draw.randint(1, max(1, min(groups, self.target.cols // columns)))
+        self.decls.append(win)
+        return win
+
+    # -- expressions --
+
+    def affine(self, scope, count, size=1):
+        """The start of `size` elements among `count`: a number, or a loop variable moved,
+        mirrored or stretched to fit."""
+        room = count - size
+        names = [loop.var for loop in scope.loops]
+        for var in self.draw.some(self.draw.sample(names, len(names)), 0.8):
+            expr = Affine.of(var) * self.draw.choice([size, 1, 1, 1, -1, 2])
+            low, high = extent(expr, scope.loops)
+            if high - low <= room:
+                fits = low >= 0 and high <= room
+                return expr + self.draw.choice([0, 0, -low, room - high] if fits else [-low])
+        return Affine(self.draw.choice([0, self.draw.randint(0, room)]))
+
+    def ranges(self, scope, count, size):
+        return Range(self.affine(scope, count, size), Affine(size))
+
+    def vec(self, scope, buffer, size=None):
+        """A vector of a buffer; of `size` channels, or all of them, or some."""
+        channels = buffer.shape[buffer.axis]
+        index = self.affine(scope, positions(buffer.shape, buffer.axis))
+        if size is None and self.draw.chance(0.7):
+            return Ref(buffer.name, index)
+        size = size or self.draw.randint(1, channels)
+        if size == channels and self.draw.chance(0.5):
+            return Ref(buffer.name, index)
+        return Ref(buffer.name, index, self.ranges(scope, channels, size))
+
+    def size_of(self, ref):
+        """Channels of a vector."""
+        buffer = next(d for d in self.buffers() if d.name == ref.name)
+        return buffer.shape[buffer.axis] if ref.range is None else ref.range.size.const
+
+    def place(self, scope, elem, size):
+        """A vector of `size` channels to write to, in a buffer of its own or one that is there."""
+        known = [
+            b for b in self.buffers(elem=lambda e: e == elem)
+            if b.shape[b.axis] >= size and not b.name.startswith("in")
+        ]  # fmt: skip
+        if known and self.draw.chance(0.6):
+            return self.vec(scope, self.draw.choice(known), size)
+        number = sum(isinstance(d, Mem) for d in self.decls)
+        buffer = self.buffer(f"y{number}", elem, size + self.draw.choice([0, 0, 0, 1, 3]))
+        return self.vec(scope, buffer, size)
+
+    def opts(self, **given):
+        """Options without those that are zero."""
+        made = {k: v if isinstance(v, (Ref, Range)) else Affine.of(v) for k, v in given.items()}
+        return {k: v for k, v in made.items() if v != Affine()}
+
+    # -- latches --
+
+    def load(self, scope):
+        """A latch filled with something."""
+        name = self.draw.choice(["x", "x", "y"])
+        ways = [self._ld_window] * 4 + [self._ld_vector] * 4
+        if scope.latches:
+            ways.append(self._ld_fill)
+        if scope.section == "update":
+            ways += [self._ld_row] * 3
+        made = self.draw.choice(ways)(scope, Reg(name))
+        if made is None:
+            made = self._ld_vector(scope, Reg(name))
+        scope.latches.add(name)
+        scope.loaded = True
+        return [made]
+
+    def _cut(self, scope, columns, longest):
+        """Segment and first column of a load or of cells."""
+        low, length = 0, longest or columns
+        seg = self.affine(scope, segments(columns, longest))
+        if extent(seg, scope.loops)[0] == segments(columns, longest) - 1 and longest:
+            length = columns - longest * extent(seg, scope.loops)[0]
+        room = self.target.cols - length
+        col = self.affine(scope, room + 1) if self.draw.chance(0.3) else Affine(low)
+        return seg, col
+
+    def _plane(self, scope, elem):
+        return self.affine(scope, planes(elem))
+
+    def _ld_vector(self, scope, latch):
+        buffer = self.draw.choice(self.buffers(elem=is_integer))
+        ref = self.vec(scope, buffer)
+        channels, cols = self.size_of(ref), self.target.cols
+        width = 0
+        if channels > cols or self.draw.chance(0.3):
+            width = self.draw.randint(1, min(cols, channels))
+        seg, col = self._cut(scope, channels, width)
+        opts = self.opts(seg=seg, plane=self._plane(scope, buffer.type), width=width, col=col)
+        return Instr("ld.vector", (latch, ref), opts)
+
+    def _ld_window(self, scope, latch):
+        found = [b for b in self.buffers(elem=is_integer, rank=3) if b.axis == 1]
+        buffer = self.draw.choice(found) if found else None
+        win = buffer and self.window(buffer.shape)
+        if win is None or (win.pack * win_columns(win) > self.target.cols and not win.seg):
+            return None
+        index = self.affine(scope, buffer.shape[0] * prod(win.out))
+        seg, col = self._cut(scope, win.pack * win_columns(win), win.seg)
+        opts = self.opts(
+            seg=seg, plane=self._plane(scope, buffer.type), col=col,
+            group=self.affine(scope, win_packs(win)),
+        )  # fmt: skip
+        if buffer.type[0] in "ui" and self.draw.chance(0.4):
+            opts["pad"] = self._pad(scope, buffer.type)
+        return Instr("ld.window", (latch, Ref(buffer.name, index), Ref(win.name)), opts)
+
+    def _pad(self, scope, elem):
+        """A number, or one of a buffer that fits most of the time."""
+        low, high = int_range(elem)
+        known = self.buffers(elem=is_integer)
+        fitting = [b for b in known if int_range(b.type)[0] >= low and int_range(b.type)[1] <= high]
+        if self.draw.chance(0.5) or not (fitting or known):
+            return Affine(self.draw.choice([low, high, 0, self.draw.randint(low, high)]))
+        usual = fitting if fitting and self.draw.chance(0.95) else known
+        return self.vec(scope, self.draw.choice(usual), 1)
+
+    def _ld_fill(self, scope, latch):
+        source = self.draw.choice(sorted(scope.latches))
+        return Instr("ld.fill", (latch, Reg(source)), self.opts(value=self.affine(scope, 2)))
+
+    def _ld_row(self, scope, latch):
+        return Instr("ld.row", (latch, self.rows(scope, 1)), self._cols(scope, 0.5))
+
+    # -- reads and sums --
+
+    def rows(self, scope, size):
+        """`size` rows of a tile."""
+        tile = self.affine(scope, self.target.tiles)
+        return Rows(tile, self.ranges(scope, self.target.rows, size))
+
+    def _cols(self, scope, share):
+        if not self.draw.chance(share):
+            return {}
+        size = self.draw.randint(1, self.target.cols)
+        return {"cols": self.ranges(scope, self.target.cols, size)}
+
+    def read(self, scope):
+        """Rows read with a latch."""
+        if not scope.latches:
+            return self.load(scope)
+        latch = Reg(self.draw.choice(sorted(scope.latches)))
+        size = self.draw.randint(1, min(self.target.rows, 9))
+        name, part = self._bank(scope, "bits", size)
+        op = f"read.{self.draw.choice(self.target.functions)}"
+        made = Instr(op, (Reg(name, part), self.rows(scope, size), latch), self._cols(scope, 0.2))
+        scope.wrote(name, part)
+        return [made]
+
+    def _bank(self, scope, kind, size):
+        """A range of a register bank, to write."""
+        part = Range(self.affine(scope, BANK, size), Affine(size))
+        return self.draw.choice(BANKS[kind]), part
+
+    def known(self, scope, kind, size=None):
+        """(name, range) that has been written, whole or a part of it; None if there is none."""
+        found = [
+            (n, r) for n, r in scope.written(kind) if size is None or r.size.const >= size
+        ]  # fmt: skip
+        if not found:
+            return None
+        name, part = self.draw.choice(found)
+        if size is None and self.draw.chance(0.75):
+            return name, part
+        size = size or self.draw.randint(1, part.size.const)
+        offset = self.draw.randint(0, part.size.const - size)
+        return name, Range(part.start + offset, Affine(size))
+
+    def popc(self, scope):
+        """Ones of result bits, of whole rows or of some columns."""
+        known = self.known(scope, "bits")
+        if known is None:
+            return self.read(scope)
+        name, part = known
+        size, width = part.size.const, 0
+        if self.draw.chance(0.25):
+            parts = self.draw.randint(1, max(1, min(BANK // size, self.target.cols)))
+            width, size = self.draw.randint(1, self.target.cols // parts), size * parts
+        if size > BANK:
+            return self.read(scope)
+        to, into = self._bank(scope, "counts", size)
+        scope.wrote(to, into)
+        return [Instr("popc", (Reg(to, into), Reg(name, part)), self.opts(width=width))]
+
+    def clear(self, scope):
+        name, part = self._bank(scope, "acc", self.draw.randint(1, BANK))
+        scope.wrote(name, part)
+        return [Instr("acc.clr", (Reg(name, part),))]
+
+    def accumulate(self, scope):
+        """Something added to accumulators, or subtracted from them."""
+        known = self.known(scope, "acc")
+        if known is None:
+            return self.clear(scope)
+        name, part = known
+        size = part.size.const
+        counts = self.known(scope, "counts", size)
+        ways = [self._constants] + [self._field] * 2 * bool(scope.latches) + [self._mac]
+        if counts is not None and self.draw.chance(0.7):
+            ways = [lambda scope, size: Reg(*counts)]
+        found = self.draw.choice(ways)(scope, size)
+        if isinstance(found, tuple):
+            return [Instr("acc.mac", (Reg(name, part), *found))]
+        op = self.draw.choice(["acc.add", "acc.add", "acc.sub"])
+        shl = self.draw.choice([0, 0, 1, 1, 2, 3, 7]) if self.draw.chance(0.8) else 0
+        if scope.loops and self.draw.chance(0.3):
+            shl = self.affine(scope, 10)
+        return [Instr(op, (Reg(name, part), found), self.opts(shl=shl))]
+
+    def _constants(self, scope, size):
+        return self._table(scope, self.draw.choice(["i32", "i8", "u4", "i16"]), size)
+
+    def _table(self, scope, kind, size):
+        """Constants for each channel: all of an item, or part of a longer one."""
+        more = self.draw.choice([0, 0, 0, 2, 5])
+        array = values(self.draw, kind, (size + more,))
+        if kind == "i32":
+            array = np.clip(array, -500, 500)
+        name = self.constant(kind, array)
+        return Ref(name, None, self.ranges(scope, size + more, size)) if more else Ref(name)
+
+    def _field(self, scope, size):
+        return Reg(
+            self.draw.choice(sorted(scope.latches)), None, self.draw.choice(["valid", "ones"])
+        )
+
+    def _mac(self, scope, size):
+        """A scalar and constants."""
+        acc = self.known(scope, "acc", 1)
+        small = self.buffers(elem=lambda e: is_integer(e) and planes(e) <= 16)
+        if (acc is not None and self.draw.chance(0.4)) or not small:
+            scalar = Reg(*acc) if acc else None
+        else:
+            scalar = self.vec(scope, self.draw.choice(small), 1)
+        table = self._table(scope, self.draw.choice(["i8", "u4", "i2"]), size)
+        return (scalar, table) if scalar is not None else table
+
+    # -- cells --
+
+    def cells(self, scope):
+        """Rows set or reset, or both, from data of their own."""
+        size = self.draw.randint(1, self.target.rows)
+        columns = self.draw.randint(1, self.target.cols)
+        seg = self.draw.randint(1, columns) if self.draw.chance(0.3) else 0
+        name = self.constant("cells", bits(self.draw, (size, columns)), seg)
+        part, col = self._cut(scope, columns, seg)
+        target, opts = self.rows(scope, size), self.opts(seg=part, col=col)
+        ops = self.draw.choice([("reset", "set"), ("reset", "set"), ("set",), ("reset",)])
+        return [Instr(op, (target, Ref(name)), dict(opts)) for op in ops]
