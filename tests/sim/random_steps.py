@@ -10,8 +10,8 @@ from math import prod
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+from random_declarations import INPUTS, RESULTS
 from random_draws import FLOATS, PLANES, scales, values
-from random_wild import INPUTS, RESULTS
 
 from cimc.ir.types import int_range, is_float, is_integer, planes
 from cimc.isa.program import Data, Instr, Mem, Ref, Refs, Reg
