@@ -15,7 +15,7 @@ SOURCES = sorted([*ROOT.glob("cimc/**/*.py"), *ROOT.glob("passes/*.py")])
 # programs of it, the interpreter runs them.
 LAYERS = (
     "checkout", "errors", "textfile", "ir", "frontend", "driver", "passes", "isa", "backend",
-    "sim", "cost", "oracle", "api", "cli", "testing",
+    "sim", "cost", "oracle", "api", "bench", "cli", "testing",
 )  # fmt: skip
 
 
