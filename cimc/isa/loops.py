@@ -27,6 +27,8 @@ def extent(expr: Affine, loops: Sequence[Loop]) -> tuple[int, int]:
     Bounds may depend on outer variables: the innermost variable is replaced by the end of
     its range that is extreme, then the next one. Exact where every loop runs at least once.
     """
+    if expr.is_const:
+        return expr.const, expr.const
     low = high = expr
     for loop in reversed(loops):
         if low.is_const and high.is_const:

@@ -63,7 +63,10 @@ class Affine:
 
     def value(self, env: Mapping[str, int]) -> int:
         """The value with each loop variable from `env`."""
-        return self.const + sum(coef * env[name] for name, coef in self.terms)
+        total = self.const
+        for name, coef in self.terms:
+            total += coef * env[name]
+        return total
 
     def bounds(self, env: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
         """Smallest and largest value with each loop variable in its inclusive interval."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from cimc.errors import Span
 from cimc.isa.check.lookup import option
@@ -47,7 +48,9 @@ def check_cells(scope: Scope) -> None:
         return
     table = np.concatenate([write.table for write in writes])
     owner = np.repeat(np.arange(len(writes)), [len(write.table) for write in writes])
+    is_set = np.array([site.instr.op == "set" for site in loads])[owner]
     order = np.lexsort((table[:, 1], table[:, 0]))
+    order = order[np.isin(table[order, 0], _doubtful_tiles(table[order], is_set[order]))]
     reported: set[tuple[int, int]] = set()
     for first, second in _overlaps(scope, table, owner, order, loads):
         pair = (min(first, second), max(first, second))
@@ -85,6 +88,26 @@ def _writes(scope: Scope, site: Site, numbers: dict[str, int]) -> _Writes:
     name = np.full(count, numbers[ref.name], np.int64)
     parts = (tile, start, start + size, col, col + length, name, of_data - start, begin - col)
     return _Writes(site, np.stack(parts, axis=1))
+
+
+def _doubtful_tiles(table: IntArray, is_set: npt.NDArray[np.bool_]) -> IntArray:
+    """Tiles in which rectangles may meet, from all rectangles by tile and first row. In the
+    others, the rows of each `set` are its own, and each `reset` has the rectangle of a `set`."""
+    sets, resets = table[is_set], table[~is_set]
+    doubtful = [_shared_rows(sets), _shared_rows(resets)]
+    if len(resets) and len(sets) and not np.array_equal(sets, resets):
+        doubtful.append(np.intersect1d(sets[:, 0], resets[:, 0]))
+    return np.concatenate(doubtful)
+
+
+def _shared_rows(table: IntArray) -> IntArray:
+    """Tiles with a row that two rectangles have."""
+    if len(table) == 0:
+        return table[:, 0]
+    tile, low, high = table[:, 0], table[:, 1], table[:, 2]
+    base = tile * (int(high.max()) + 1)
+    until = np.maximum.accumulate(base + high)
+    return tile[1:][until[:-1] > base[1:] + low[1:]]
 
 
 def _overlaps(

@@ -83,6 +83,9 @@ class _State:
 
     def part(self, name: str, lo: int, hi: int) -> list[Piece]:
         """The pieces of an accumulator register that make up lo … hi-1."""
+        whole = [piece for piece in self.pieces.get(name, []) if (piece.lo, piece.hi) == (lo, hi)]
+        if whole:
+            return whole
         pieces: list[Piece] = []
         for piece in self.pieces.get(name, []):
             for cut in (lo, hi):
@@ -123,13 +126,14 @@ class _State:
 
     def set_source(self, name: str, part: Range, source: Source | None) -> None:
         """Bits or counts of a range are written."""
-        kept = [item for item in self.sources.get(name, []) if _disjoint(item[0], part)]
+        known = self.sources.get(name, [])
+        kept = [item for item in known if item[0] is not part and _disjoint(item[0], part)]
         self.sources[name] = [*kept, (part, source)] if source else kept
 
     def source(self, name: str, part: Range) -> Source | None:
         """The latch load that all of a range comes from, if that is known."""
         for known, source in self.sources.get(name, []):
-            if known == part or _inside(part, known):
+            if known is part or known == part or _inside(part, known):
                 return source
         return None
 
@@ -316,14 +320,20 @@ class _Follower:
     def _resolved(self, reg: Reg) -> Range:
         """The range of a register with the variables that are known filled in."""
         assert reg.range is not None
+        if reg.range.start.is_const and reg.range.size.is_const:
+            return reg.range
         return Range(self._pin(reg.range.start), self._pin(reg.range.size))
 
     def _pin(self, expr: Affine) -> Affine:
         if expr.is_const:
             return expr
-        known = sum(coef * self.env.get(name, 0) for name, coef in expr.terms)
-        rest = tuple(term for term in expr.terms if term[0] not in self.env)
-        return Affine(expr.const + known, rest)
+        const, rest = expr.const, ()
+        for name, coef in expr.terms:
+            if name in self.env:
+                const += coef * self.env[name]
+            else:
+                rest = (*rest, (name, coef))
+        return Affine(const, rest)
 
     def _addend(self, arg: Reg, state: _State) -> Source | None:
         if arg.field is not None:
