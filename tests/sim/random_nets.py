@@ -32,13 +32,14 @@ class Net:
     def __init__(self, draw, budget):
         self.draw, self.budget = draw, budget
         self.graph = Graph("net")
+        self.grouped = draw.chance(0.2)  # many groups, whose kernels share rows
         functions = draw.choice(
             [FUNCTIONS, FUNCTIONS, FUNCTIONS, ("xor", "and"), ("nand",), ("or",)]
         )
-        self.geometry = Geometry(
-            draw.choice([3, 4, 7, 8, 16, 17, 32, 33, 64]), draw.choice(COLUMNS), None, functions,
-            ACC_BITS,
-        )  # fmt: skip
+        functions = FUNCTIONS if self.grouped else functions
+        columns = draw.choice(COLUMNS[6:] if self.grouped else COLUMNS)
+        rows = draw.choice([3, 4, 7, 8, 16, 17, 32, 33, 64])
+        self.geometry = Geometry(rows, columns, None, functions, ACC_BITS)
         self.made = []
 
     # -- graph --
@@ -81,26 +82,28 @@ class Net:
     def layer(self, x):
         """A convolution, or a product where x is a matrix; a bounded number of reads."""
         shape = x.tensor.shape
-        for _ in range(20):
-            weights = self.draw.choice(PLANES if self.draw.chance(0.7) else ("bip", "i4", "i8"))
+        matrix = len(shape) == 2 or self.draw.chance(0.15)
+        for tried in range(20):
+            usual = ("bip", "tern", "i2") if tried > 9 else ("bip", "i4", "i8")
+            weights = self.draw.choice(PLANES if self.draw.chance(0.7) else usual)
             if not self._readable(x.elem, weights):
                 continue
-            if len(shape) == 2:
-                found = shape[1], self.draw.choice(SIZES + WIDE)
-                attrs, group, positions = {}, 1, shape[0]
+            if matrix:
+                found = shape[-1], self.draw.choice(SIZES + WIDE)
+                attrs, group, positions = {}, 1, prod(shape[:-1])
             else:
                 attrs, group, positions = self.window(x)
                 kernel = attrs.pop("kernel")
-                out = self.draw.choice(SIZES) * (group if self.draw.chance(0.5) else 1)
-                out = -(-out // group) * group
+                out = self.draw.choice([1, 1, 2, 3] if self.grouped else SIZES)
+                out = out * group if self.draw.chance(0.5) else -(-out // group) * group
                 found = (out, shape[1] // group, *kernel)
                 attrs["group"] = group
             cost = self._cost(x.elem, weights, found, group, positions)
             if cost <= self.budget and _reach(x.elem, weights, prod(found)) < 1 << 28:
                 self.budget -= cost
                 w = self.const("w", weights, values(self.draw, weights, found))
-                op = "cim.matmul" if len(shape) == 2 else "cim.conv"
-                return self.op(op, [x, w, *self._corrections(x, w, len(shape) == 2)], **attrs)
+                op = "cim.matmul" if matrix else "cim.conv"
+                return self.op(op, [x, w, *self._corrections(x, w, matrix)], **attrs)
         return None
 
     def _readable(self, x, w):
@@ -122,14 +125,14 @@ class Net:
         """Attributes of a window that fits x, how many groups, and how many positions."""
         draw, shape = self.draw, x.tensor.shape
         sizes = shape[2:]
-        kernel = tuple(draw.randint(1, min(3, size)) for size in sizes)
+        kernel = tuple(draw.choice([1, 2, 3, 3][: size + (size > 2)]) for size in sizes)
         attrs = {"kernel": kernel}
         if draw.chance(0.4):
             attrs["strides"] = tuple(draw.randint(1, 3) for _ in sizes)
         if draw.chance(0.5):
             most = [k - 1 if pool else 2 for k in kernel] * 2
             attrs["pads"] = tuple(draw.randint(0, min(2, m)) for m in most)
-        if draw.chance(0.15):
+        if draw.chance(0.25):
             reach = [(s - 1) // max(1, k - 1) for s, k in zip(sizes, kernel)]
             attrs["dilations"] = tuple(draw.randint(1, max(1, min(2, r))) for r in reach)
         if not pool and draw.chance(0.1):
@@ -140,7 +143,7 @@ class Net:
             for i, (size, u) in enumerate(zip(sizes, up))
         ]
         divisors = [g for g in range(1, shape[1] + 1) if shape[1] % g == 0]
-        group = draw.choice(divisors) if draw.chance(0.3) else 1
+        group = draw.choice([*divisors, shape[1]]) if draw.chance(0.25) or self.grouped else 1
         return attrs, group, shape[0] * prod(out)
 
     def _corrections(self, x, w, matrix):
@@ -148,7 +151,7 @@ class Net:
         draw = self.draw
         channels = w.tensor.shape[1 if matrix else 0]
         zx = zw = bias = None
-        if x.elem[0] in "ui" and draw.chance(0.3):
+        if x.elem[0] in "ui" and draw.chance(0.4):
             known = draw.chance(0.5)
             zx = (
                 self.const("zx", x.elem, values(draw, x.elem, (1,)))
@@ -187,7 +190,8 @@ class Net:
             return None
         to = draw.choice(["bip", "bip", "tern", "u1", "u2", "i3", "u4", "i2"])
         count = {"bip": 1, "tern": 2}.get(to) or draw.randint(1, min(9, 2 ** planes(to) - 1))
-        channels, spread = x.tensor.shape[1], self.spread(x)
+        axis, spread = self._axis(x), self.spread(x)
+        channels = x.tensor.shape[axis]
         shape = (channels,) if count == 1 and draw.chance(0.7) else (channels, count)
         limits = draw.arrays.integers(-spread, spread + 1, shape)
         if draw.chance(0.8):
@@ -195,7 +199,15 @@ class Net:
         kind = draw.choice(["i32", "i32", "i64"]) if is_integer(x.elem) else x.elem
         th = self.const("th", kind, limits)
         flip = self.const("flip", "bip", values(draw, "bip", channels))
-        return self.op("cim.threshold", [x, th, *[flip][: draw.chance(0.4)]], to=to, axis=1)
+        return self.op("cim.threshold", [x, th, *[flip][: draw.chance(0.4)]], to=to, axis=axis)
+
+    def _axis(self, x):
+        """The axis of the channels, or another one now and then."""
+        made = [n for n in self.graph.nodes if n.outputs[0] is x]
+        last = len(x.tensor.shape) - 1
+        if self.draw.chance(0.1):
+            return self.draw.randint(1, last)
+        return last if made and made[0].op == "cim.matmul" else 1
 
     def requantised(self, x):
         """x times scales, as fewer bits; None where x isn't of integers."""
@@ -203,10 +215,11 @@ class Net:
         if not is_integer(x.elem):
             return None
         to = draw.choice(["u8", "i8", "u8", "i8", "u4", "i5", "u1", "u2", "i2"])
-        count = draw.choice([1, x.tensor.shape[1]])
+        axis = self._axis(x)
+        count = draw.choice([1, x.tensor.shape[axis]])
         scale = self.const("scale", "f32", scales(draw, count, to, self.spread(x)))
         zero = int(values(draw, to, ())) if draw.chance(0.5) else 0
-        return self.op("cim.requant", [x, scale], to=to, zero=zero, axis=1)
+        return self.op("cim.requant", [x, scale], to=to, zero=zero, axis=axis)
 
     def spread(self, x):
         """A size that values of x hardly exceed."""
@@ -294,13 +307,13 @@ def _reach(x, w, terms):
     return terms * max(map(abs, int_range(x))) * max(map(abs, int_range(w))) * 4
 
 
-def random_net(draw, budget=1200):
+def random_net(draw):
     """A program of one to three layers, with steps between them."""
-    net = Net(draw, budget)
+    net = Net(draw, draw.choice([800, 1500, 2500]))
     elem = draw.choice(PLANES if draw.chance(0.7) else ("bip", "u8", "i8"))
     elem = draw.choice(["f32", "i32", "i16", "u12"]) if draw.chance(0.1) else elem
-    rank = draw.choice([0, 0, 1, 2, 2, 2, 2, 3])
-    sizes = tuple(draw.small(1, 6 if rank < 3 else 3) for _ in range(rank))
+    rank = draw.choice([0, 1, 2, 2, 2, 2, 2, 3])
+    sizes = tuple(draw.randint(1, 6 if rank < 3 else 3) for _ in range(rank))
     channels = draw.choice(SIZES[: 17 if rank < 2 else 13] + (WIDE if draw.chance(0.3) else ()))
     x = net.input("x", elem, (draw.choice([1, 1, 1, 1, 1, 2]), channels, *sizes))
     if elem == "f32":

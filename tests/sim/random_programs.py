@@ -27,7 +27,7 @@ from cimc.isa.text import parse
 
 WAYS = {"plain": 2, "mutated": 3, "wild": 5}
 """How a program comes about, and how often."""
-MOST_STEPS = 2500  # instructions of one run, so that the reference takes milliseconds
+MOST_STEPS = 4000  # instructions of one run, so that the reference takes milliseconds
 
 
 @dataclass
