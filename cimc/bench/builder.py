@@ -50,6 +50,6 @@ class Builder:
         return helper.make_model(graph, opset_imports=imports, ir_version=8, producer_name="cimc")
 
 
-def tensor(name: str, kind: int, shape: Sequence[int | str]) -> ValueInfoProto:
-    """An input or output; a name as size is symbolic."""
+def tensor(name: str, kind: int, shape: Sequence[int | str] | None) -> ValueInfoProto:
+    """An input or output; a name as size is symbolic, None any shape."""
     return helper.make_tensor_value_info(name, kind, shape)

@@ -13,9 +13,8 @@ from onnx import ModelProto
 
 from cimc import api
 from cimc.errors import CompileError
-from cimc.frontend.evaluate import random_array
 from cimc.frontend.importer import import_model
-from cimc.ir.types import Array
+from cimc.ir.types import Array, random_array
 from cimc.isa.program import Program
 from cimc.oracle import compare, open_oracle, verdict
 
