@@ -106,7 +106,7 @@ def test_everything_at_once(folder, capsys):
     assert keys == [
         *["popcount"] * 4, *["mnist-float"] * 3, *["mnist-int8"] * 3,
         "reference", "reference-single", "tfc", "resnet50-int8", "resnet50-float", "mobilenet",
-        "ds-cnn", "ds-cnn", "eval", "memory-resnet50",
+        "mobilenet-float", "ds-cnn", "ds-cnn", "eval", "memory-resnet50",
     ]  # fmt: skip
     for figure in run["figures"]:
         assert figure["value"] > 0, figure["key"]
