@@ -61,6 +61,14 @@ class Feed:
         unknown = [f"there is no input '{name}'" for name in inputs if name not in self._mems]
         return [CompileError(message, help=help) for message in (*missing, *unknown)]
 
+    def part(self, start: int, stop: int) -> dict[str, Any]:
+        """The values of the samples [start, stop) by the name of their buffer: [n, *shape], or
+        [1, *shape] for a value that all samples share."""
+        return {
+            self._mems[name].name: value[start:stop] if name in self._batched else value
+            for name, value in self._values.items()
+        }
+
     def fill(self, machine: Machine, start: int) -> None:
         """Put the samples from `start` on into the machine's input buffers."""
         for name, value in self._values.items():
