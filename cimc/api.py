@@ -13,20 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cimc.backend.lower import lower
 from cimc.cost.energy import EnergyReport, energy
 from cimc.cost.target import Target, builtin_targets, load_target
-from cimc.driver.base import Geometry, Pass, PassContext
-from cimc.driver.calibration import Data, calibration_for
-from cimc.driver.pipeline import parse_pipeline, with_option
-from cimc.driver.registry import Registry, load_registry
-from cimc.driver.runner import Timing, run_passes
 from cimc.errors import CompileError, in_file
-from cimc.frontend.bind import bind_shapes
-from cimc.frontend.importer import import_onnx
-from cimc.ir.graph import Graph
-from cimc.ir.text import load_graph
 from cimc.ir.types import Array
 from cimc.isa.check import check
 from cimc.isa.program import Program
@@ -35,6 +26,13 @@ from cimc.isa.text import save as save_program
 from cimc.sim.counters import Counts, static_counts
 from cimc.sim.machine import Tiles, TileState
 from cimc.sim.reference import run as run_reference
+
+if TYPE_CHECKING:  # a program runs without the compiler, which takes long to import
+    from cimc.driver.base import Geometry, Pass
+    from cimc.driver.calibration import Data
+    from cimc.driver.registry import Registry
+    from cimc.driver.runner import Timing
+    from cimc.ir.graph import Graph
 
 DEFAULT_PIPELINE = "auto"
 DEFAULT_TARGET = "digital-rram-180nm"
@@ -111,6 +109,9 @@ class Compiled:
 
 def read_graph(path: str | Path) -> Graph:
     """A graph from an ONNX file or from IR text (`.cimir`). Raises CompileError."""
+    from cimc.frontend.importer import import_onnx
+    from cimc.ir.text import load_graph
+
     path = Path(path)
     if path.suffix == ".cimir":
         return load_graph(path)
@@ -119,6 +120,8 @@ def read_graph(path: str | Path) -> Graph:
 
 def geometry_of(target: Target) -> Geometry:
     """What passes may know of a target."""
+    from cimc.driver.base import Geometry
+
     return Geometry(target.rows, target.cols, target.tiles, target.functions, target.acc_bits)
 
 
@@ -147,6 +150,15 @@ def compile(
     progress:  called with (done, total) by passes that take long.
     Raises CompileError.
     """
+    from cimc.backend.lower import lower
+    from cimc.driver.base import PassContext
+    from cimc.driver.calibration import calibration_for
+    from cimc.driver.pipeline import parse_pipeline, with_option
+    from cimc.driver.registry import load_registry
+    from cimc.driver.runner import run_passes
+    from cimc.frontend.bind import bind_shapes
+    from cimc.ir.graph import Graph
+
     hardware = load_target(target, dict(overrides or {}))
     registry = registry or load_registry(plugins)
     passes = _with_placement(parse_pipeline(pipeline, registry), registry)
@@ -166,6 +178,8 @@ def compile(
 def _with_placement(passes: Sequence[Pass], registry: Registry) -> list[Pass]:
     """The passes, then those of `place` in their order; one that the user named himself keeps
     his options: `-p exact,allocate-tiles{strategy=fast}`."""
+    from cimc.driver.pipeline import parse_pipeline
+
     place = parse_pipeline(PLACE, registry)
     names = [p.name for p in place]
     own = {p.name: p for p in passes if p.name in names}

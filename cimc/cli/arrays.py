@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from cimc.errors import CompileError
-from cimc.frontend.evaluate import random_array
-from cimc.ir.types import Array, container
+from cimc.ir.types import Array, container, random_array
 from cimc.isa.program import Mem, Program
 from cimc.textfile import write_bytes
 

@@ -34,7 +34,7 @@ def command(
     sizes = options.parse_shapes(shapes)
     import numpy as np
 
-    from cimc import api, oracle
+    from cimc import api
     from cimc.cli import arrays
     from cimc.cli.progress import progress_bar
     from cimc.errors import CompileError
@@ -54,6 +54,8 @@ def command(
         with progress_bar("samples") as progress:
             outputs = compiled.run(feeds, progress=progress).outputs
     else:
+        from cimc import oracle
+
         outputs = oracle.open_model(file, compiled.program)(feeds)
     scores = next(iter(outputs.values()))
     guesses: Any = np.asarray(scores).reshape(len(labels), -1)

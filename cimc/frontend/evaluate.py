@@ -17,7 +17,7 @@ from cimc.frontend.export import to_onnx
 from cimc.frontend.session import call, open_session
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.ops import HOST, TABLE, present
-from cimc.ir.types import Array, TensorType, container, is_float
+from cimc.ir.types import Array, TensorType, random_array
 
 Env = dict[Value, Array]
 Step = Callable[[Env], None]
@@ -163,21 +163,3 @@ def random_feeds(graph: Graph, seed: int) -> dict[str, Array]:
         shape = tuple(d if isinstance(d, int) else 1 for d in value.type.shape)
         feeds[name] = random_array(rng, value.type.elem, shape)
     return feeds
-
-
-def random_array(rng: np.random.Generator, elem: str, shape: tuple[int, ...]) -> Array:
-    """Seeded values of an element type: see `random_feeds`."""
-    dtype = container(elem)
-    if is_float(elem):
-        return rng.standard_normal(shape).astype(dtype)
-    if elem == "bip":
-        return np.asarray(rng.integers(0, 2, shape) * 2 - 1, dtype)
-    if elem == "tern":
-        return rng.integers(-1, 2, shape).astype(dtype)
-    if elem == "bool":
-        return rng.integers(0, 2, shape).astype(bool)
-    if elem == "str":
-        return np.full(shape, "text", dtype=object)
-    bits = min(8, int(elem[1:]))
-    low, high = (0, 2**bits) if elem[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1))
-    return rng.integers(low, high, shape).astype(dtype)

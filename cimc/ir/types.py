@@ -117,6 +117,24 @@ Dim = int | str
 """A dimension: a size, or a symbol such as `N`; `?` is an unknown size."""
 
 
+def random_array(rng: np.random.Generator, elem: str, shape: tuple[int, ...]) -> Array:
+    """Values of an element type: floats standard normal, integers over at most a byte's range."""
+    dtype = container(elem)
+    if is_float(elem):
+        return rng.standard_normal(shape).astype(dtype)
+    if elem == "bip":
+        return np.asarray(rng.integers(0, 2, shape) * 2 - 1, dtype)
+    if elem == "tern":
+        return rng.integers(-1, 2, shape).astype(dtype)
+    if elem == "bool":
+        return rng.integers(0, 2, shape).astype(bool)
+    if elem == "str":
+        return np.full(shape, "text", dtype=object)
+    bits = min(8, int(elem[1:]))
+    low, high = (0, 2**bits) if elem[0] == "u" else (-(2 ** (bits - 1)), 2 ** (bits - 1))
+    return rng.integers(low, high, shape).astype(dtype)
+
+
 @dataclass(frozen=True)
 class TensorType:
     """`u8[1,28,28]`; `shape` is None for an unknown rank, printed `f32[*]`."""

@@ -28,6 +28,7 @@ from cimc.isa.program import (
     Refs,
     Reg,
     Rows,
+    walk,
 )
 from cimc.isa.state import (
     Accumulators,
@@ -100,6 +101,18 @@ def execute(body: Sequence[Runnable | BoundLoop], env: Env) -> None:
             env[item.var] = value
             execute(item.body, env)
         env.pop(item.var, None)
+
+
+def run_once(machine: Machine, layers: Sequence[Layer], tallies: Tallies) -> None:
+    """Run the layers of `.load` or `.update` one after the other. Behind each, the cells that
+    it programmed are in the tiles: their images are released (see `Cells.release`)."""
+    for layer in layers:
+        execute(bind(machine, [layer], tallies), {})
+        for instr in walk(layer.body):
+            if instr.op in ("set", "reset"):
+                _, image = instr.args
+                assert isinstance(image, Ref)
+                machine.data[image.name].cells.release()
 
 
 def bind(machine: Machine, layers: list[Layer], tallies: Tallies) -> list[Step | BoundLoop]:

@@ -19,11 +19,10 @@ from typing import Any
 from cimc.ir.types import Array, container
 from cimc.isa.effects import Tally
 from cimc.isa.program import Program
-from cimc.isa.state import HostBuffer, words_for
-from cimc.sim.bind import Tallies, bind, execute
+from cimc.isa.state import Buffer, Fragment, HostBuffer, words_for
+from cimc.sim.bind import Tallies, bind, execute, run_once
 from cimc.sim.counters import Counts
 from cimc.sim.feed import Feed, Outputs
-from cimc.sim.host import OnnxFragment, value_bytes
 from cimc.sim.lanes import bind_lanes
 from cimc.sim.machine import Machine, Tiles, TileState, pack_tiles, register_sizes
 
@@ -72,13 +71,13 @@ def run(
     Raises CompileError for unusable inputs, an accumulator that overflows, and a value that a
     buffer's type doesn't hold."""
     feed = Feed(program, inputs)
-    fragments = {data.name: OnnxFragment(data) for data in program.data if data.kind == "onnx"}
+    fragments = host_fragments(program)
     cells = pack_tiles(tiles, program.target)
     once = Machine(program, 1, cells, fragments)
     counts = Counts(feed.samples)
     outputs = Outputs(program)
 
-    _run_section(once, program, "load", counts)
+    run_section(once, program, "load", counts)
     machine: Machine | None = None
     done = 0
     while done < feed.samples:
@@ -87,28 +86,50 @@ def run(
             machine = Machine(program, size, cells, fragments)
         machine.start_from(once)
         feed.fill(machine, done)
-        _run_section(machine, program, "infer", counts, lanes)
+        run_section(machine, program, "infer", counts, lanes)
         outputs.take(machine)
         done += size
         if progress is not None:
             progress(done, feed.samples)
-    _run_section(once, program, "update", counts)
+    run_section(once, program, "update", counts)
     state = TileState(cells, program.target.cols)
     return Result(outputs.join(feed.samples), counts, state, feed.samples)
 
 
-def _run_section(
+def host_fragments(program: Program) -> dict[str, Fragment]:
+    """The fragments that the host runs, by name."""
+    items = [data for data in program.data if data.kind == "onnx"]
+    if not items:
+        return {}
+    from cimc.sim.host import OnnxFragment  # onnxruntime takes long to import
+
+    return {data.name: OnnxFragment(data) for data in items}
+
+
+def run_section(
     machine: Machine, program: Program, name: str, counts: Counts, lanes: bool = False
 ) -> None:
+    """Run a section on a machine's samples and add what it counted. Raises CompileError."""
     section = program.section(name)
     if section is None:
         return
     tallies = Tallies(Tally)
-    if lanes:
+    if name != "infer":
+        run_once(machine, section.layers, tallies)
+    elif lanes:
         execute(bind_lanes(machine, program, section, tallies), {})
     else:
         execute(bind(machine, section.layers, tallies), {})
     counts.add(name, tallies, machine.samples)
+
+
+def _host_bytes(buffer: Buffer | HostBuffer) -> int:
+    """Memory of the largest value of a sample; 0 for a buffer of the program's own."""
+    if isinstance(buffer, Buffer):
+        return 0
+    from cimc.sim.host import value_bytes
+
+    return max(map(value_bytes, buffer.values))
 
 
 def _chunk(program: Program, last: Machine | None) -> int:
@@ -121,11 +142,7 @@ def _chunk(program: Program, last: Machine | None) -> int:
         for mem in program.mems.values()
         if mem.shape is not None
     )
-    host = sum(
-        max(map(value_bytes, buffer.values))
-        for buffer in (last.buffers.values() if last else ())
-        if isinstance(buffer, HostBuffer)
-    )
+    host = sum(map(_host_bytes, last.buffers.values())) if last else 0
     # a result bit row: its words, the popcount and temporaries of the same size
     row = 8 * (4 * words_for(program.target.cols) + 4)
     registers = sum(size for _, size in register_sizes(program).values()) * row

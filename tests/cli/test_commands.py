@@ -245,16 +245,35 @@ def test_wrong_usage(args: list[str], folder: Path, capsys: Capture) -> None:
 @pytest.mark.parametrize("args", [["--help"], ["compile", "--help"], ["--version"]])
 def test_help_imports_nothing_heavy(args: list[str]) -> None:
     heavy = ["numpy", "onnx", "onnxruntime", "networkx", "lark", "rich", "PIL", "numba"]
+    assert _loaded(args, heavy) == "LOADED []"
+
+
+@pytest.mark.parametrize("args", [["run"], ["eval", "--data", "few.npz"]])
+def test_a_program_without_host_fragments_runs_without_the_compiler(
+    args: list[str], folder: Path, capsys: Capture
+) -> None:
+    model = Path(__file__).parents[2] / "examples" / "mnist" / "mnist_int8.onnx"
+    assert call(capsys, "compile", model, "-o", "int8.cim").code == 0
+    assert "host" not in (folder / "int8.cim").read_text()
+    np.savez("few.npz", x_test=np.zeros((2, 28, 28), np.uint8), y_test=np.zeros(2, int))
+    heavy = ["onnx", "onnxruntime", "networkx", "PIL", "cimc.driver", "cimc.frontend"]
+    assert _loaded([*args, "int8.cim"], heavy) == "LOADED []"
+
+
+def _loaded(args: list[str], modules: list[str]) -> str:
+    """Which of the modules a command imports."""
     script = (
         "import sys\nfrom cimc.cli.main import main\n"
         f"sys.argv = ['cimc', *{args!r}]\n"
-        "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        f"print('LOADED', [m for m in {heavy!r} if m in sys.modules])\n"
+        "code = 0\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    code = stop.code\n"
+        "assert not code, code\n"
+        f"print('LOADED', [m for m in {modules!r} if m in sys.modules])\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert result.stdout.splitlines()[-1] == "LOADED []"
+    return result.stdout.splitlines()[-1]
 
 
 def test_console_script_exit_codes(folder: Path) -> None:

@@ -14,13 +14,12 @@ from onnx_cases import run, same
 
 from cimc.errors import CompileError
 from cimc.frontend import qonnx
-from cimc.frontend.evaluate import random_array
 from cimc.frontend.expand_qonnx import EXPAND
 from cimc.frontend.export import to_onnx
 from cimc.ir.graph import Graph, Node, Value
 from cimc.ir.ops import TABLE
 from cimc.ir.rules import Misfit
-from cimc.ir.types import TensorType, container, int_range
+from cimc.ir.types import TensorType, container, int_range, random_array
 
 OPSETS = [8, 9, 11, 13, 18, 24]
 CASES = settings(max_examples=25, deadline=None)

@@ -327,7 +327,7 @@ class _Follower:
     def _pin(self, expr: Affine) -> Affine:
         if expr.is_const:
             return expr
-        const, rest = expr.const, ()
+        const, rest = expr.const, tuple[tuple[str, int], ...]()
         for name, coef in expr.terms:
             if name in self.env:
                 const += coef * self.env[name]
