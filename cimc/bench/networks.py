@@ -170,17 +170,24 @@ def ds_cnn(seed: int = 0) -> ModelProto:
 def binary_layer(channels: int, rows: int, kernel: int, size: int, seed: int = 0) -> ModelProto:
     """One binary convolution of stride 1 between two signs: K = channels * kernel**2 columns.
 
-    image f32 [N,channels,size,size] -> signs f32 [N,rows,size,size]. Biases lie between
-    integers: no sum is zero."""
+    image u8 [N,channels,size,size] -> sign -> convolution -> sign -> maximum over the image and a
+    second binary layer of 8 rows, which only make the output small -> sums u8 [N,8,1,1]. No work
+    on the host. Biases lie between integers, so that no sum is zero, and so low that maxima
+    differ."""
     net = Builder(seed)
-    shape = (rows, channels, kernel, kernel)
-    w = net.const("w", net.rng.choice(np.array([-1, 1], np.float32), shape))
+    signs = np.array([-1, 1], np.float32)
+    w = net.const("w", net.rng.choice(signs, (rows, channels, kernel, kernel)))
+    last = net.const("last.w", net.rng.choice(signs, (8, rows, 1, 1)))
     spread = int(np.sqrt(channels) * kernel)
-    b = net.const("b", np.float32(net.rng.integers(-spread, spread, (1, rows, 1, 1)) + 0.5))
-    zero, plus, minus = (net.const(n, np.float32(v)) for n, v in (("zero", 0), ("+", 1), ("-", -1)))
-    above = net.node("Greater", ["image", zero], "above")
-    x = net.node("Where", [above, plus, minus], "sign")
-    x = net.node("Conv", [x, w], "conv", pads=[kernel // 2] * 4)
-    x = net.node("Sign", [net.node("Add", [x, b], "bias")], "signs")
-    signs = tensor("signs", TensorProto.FLOAT, ["N", rows, size, size])
-    return net.model("binary_layer", _images(size, channels), (x, signs))
+    bias = net.rng.integers(-4 * spread, -2 * spread, (1, rows, 1, 1)) + 0.5
+    x = net.node("Cast", ["image"], "cast", to=TensorProto.FLOAT)
+    x = net.node("Sub", [x, net.const("middle", np.float32(127.5))], "centre")
+    x = net.node("Conv", [net.node("Sign", [x], "sign"), w], "conv", pads=[kernel // 2] * 4)
+    x = net.node("Add", [x, net.const("b", np.float32(bias))], "bias")
+    x = net.node("MaxPool", [net.node("Sign", [x], "signs")], "pool", kernel_shape=[size, size])
+    x = net.node("Conv", [x, last], "last")
+    step, zero = net.const("step", np.float32(rows / 64)), net.const("zero", np.uint8(128))
+    x = net.node("QuantizeLinear", [x, step, zero], "quantise")
+    image = tensor("image", TensorProto.UINT8, ["N", channels, size, size])
+    sums = tensor("sums", TensorProto.UINT8, ["N", 8, 1, 1])
+    return net.model("binary_layer", image, (x, sums))

@@ -46,7 +46,7 @@ def test_a_model_of_the_user(folder, capsys):
     assert "net.onnx, batch 1, against onnxruntime" in result.out
     (figure,) = json.loads((folder / "run.json").read_text())["figures"]
     assert figure["must"] is None
-    assert figure["details"]["baselines_agree"]["onnxruntime"]["signs"]["equal"] == 1.0
+    assert figure["details"]["baselines_agree"]["onnxruntime"]["sums"]["equal"] == 1.0
 
 
 def test_wrong_outputs_are_told(folder, capsys, monkeypatch):
