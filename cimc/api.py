@@ -33,12 +33,14 @@ if TYPE_CHECKING:  # a program runs without the compiler, which takes long to im
     from cimc.driver.registry import Registry
     from cimc.driver.runner import Timing
     from cimc.ir.graph import Graph
+    from cimc.sim.packed.engine import Engine, StepTime
 
 DEFAULT_PIPELINE = "auto"
 DEFAULT_TARGET = "digital-rram-180nm"
 PLACE = "place"
-ENGINES = ("lanes", "reference")
-"""The reference interpreter with independent loops side by side, and step by step."""
+ENGINES = ("packed", "lanes", "reference")
+"""Compiled kernels on packed words; the reference interpreter with independent loops side by
+side; the same step by step."""
 
 
 @dataclass
@@ -48,9 +50,14 @@ class RunResult:
 
     outputs: dict[str, Array]
     counts: Counts
-    energy: EnergyReport
     samples: int
     state: TileState
+    target: Target
+
+    @cached_property
+    def energy(self) -> EnergyReport:
+        """Energy of the run."""
+        return energy(self.counts, self.target)
 
     @cached_property
     def tiles(self) -> Tiles:
@@ -67,6 +74,9 @@ class Compiled:
     graph: Graph | None = None
     timings: list[Timing] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    _engines: dict[tuple[int | None, int | None, bool], Engine] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @cached_property
     def counts(self) -> Counts:
@@ -83,24 +93,51 @@ class Compiled:
         inputs: Mapping[str, Array],
         *,
         engine: str = ENGINES[0],
+        threads: int | None = None,
+        memory: int | None = None,
+        contract: bool = True,
+        count_only: bool = False,
+        tiles: Tiles | TileState | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> RunResult:
         """Run on inputs by ONNX name; several samples along the batch axis.
 
+        threads, memory, contract: see `cimc.sim.packed.engine.Engine`; of the packed engine only.
+        count_only: no values, only counts; those that depend on values are expected ones.
+        tiles: cells to start from, as `RunResult.state` or `.tiles`; None: all 0.
+        progress: called with (samples done, all samples) now and then.
         Raises CompileError for inputs that do not fit and for run-time errors.
         """
         if engine not in ENGINES:
             raise CompileError(f"no engine '{engine}'", help=f"there is {', '.join(ENGINES)}")
-        result = run_reference(
-            self.program, dict(inputs), lanes=engine == "lanes", progress=progress
-        )
-        return RunResult(
-            outputs=result.outputs,
-            counts=result.counts,
-            energy=energy(result.counts, self.target),
-            samples=result.samples,
-            state=result.state,
-        )
+        if engine == "packed" or count_only:
+            made = self.engine(threads=threads, memory=memory, contract=contract)
+            result = made.run(inputs, tiles=tiles, count_only=count_only, progress=progress)
+        else:
+            lanes = engine == "lanes"
+            result = run_reference(
+                self.program, inputs, tiles=tiles, lanes=lanes, progress=progress
+            )
+        return RunResult(result.outputs, result.counts, result.samples, result.state, self.target)
+
+    def engine(
+        self, *, threads: int | None = None, memory: int | None = None, contract: bool = True
+    ) -> Engine:
+        """The packed engine for this program, made once for the same options."""
+        from cimc.sim.packed.engine import Engine
+
+        key = threads, memory, contract
+        if key not in self._engines:
+            self._engines[key] = Engine(
+                self.program, threads=threads, memory=memory, contract=contract
+            )
+        return self._engines[key]
+
+    def profile(
+        self, inputs: Mapping[str, Array], *, repeats: int = 5, contract: bool = True
+    ) -> list[StepTime]:
+        """How long each step of the packed engine takes on one thread; see `Engine.profile`."""
+        return self.engine(threads=1, contract=contract).profile(inputs, repeats=repeats)
 
     def save(self, path: str | Path) -> None:
         """Write the program as text, whole or not at all."""

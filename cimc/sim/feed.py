@@ -154,6 +154,15 @@ class Outputs:
             else:
                 self._values[name].extend(buffer.values)
 
+    def add(self, found: Mapping[str, Any]) -> None:
+        """Take values by the name of their buffer: [n, *shape], or a list for a host value."""
+        for name, mem in self._mems.items():
+            value = found[mem.name]
+            if isinstance(value, np.ndarray):
+                self._values[name].append(value)
+            else:
+                self._values[name].extend(value)
+
     def join(self, samples: int) -> dict[str, Any]:
         """By ONNX output name: the samples along the batch axis; without one the value itself
         for one sample, else on a new first axis. Host values without a common shape come as

@@ -1,0 +1,1 @@
+"""The packed engine: the same programs on packed words, with compiled kernels."""

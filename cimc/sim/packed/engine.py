@@ -1,0 +1,278 @@
+"""The packed engine: runs a program on any number of samples, as the reference interpreter does.
+
+Order of a run: `.load` once, by the reference; `.infer` for chunks of samples by the plan, several
+chunks at once on several threads; `.update` once, by the reference. Values, cells, counts and
+errors are those of `cimc/sim/reference.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from cimc.errors import CompileError
+from cimc.ir.types import Array, container
+from cimc.isa.effects import Tally
+from cimc.isa.program import Program
+from cimc.sim.bind import Tallies, bind, execute
+from cimc.sim.counters import Counts, expected_counts, static_counts
+from cimc.sim.feed import Feed, Outputs
+from cimc.sim.machine import Machine, Tiles, TileState, pack_tiles
+from cimc.sim.packed.matrix import Cells
+from cimc.sim.packed.plan import Plan, make_plan
+from cimc.sim.packed.state import Failed, Ones, State
+from cimc.sim.reference import Progress, Result, host_fragments, run_section
+
+_CHUNK_BYTES = 4 << 20  # buffers of a chunk: what stays in a second- or third-level cache
+_MOST_SAMPLES = 256
+
+
+@dataclass
+class _Ready:
+    """What `.load` left, and the plan for it."""
+
+    once: Machine
+    load: Counts
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """How long a step took. how: `packed`, `lanes`, `reference`, `host`, or `convert`; what: its
+    instruction, or what else it does; seconds: of one run of all samples, the median of several.
+    work: multiply-accumulates of one sample, of bits or of bytes as `unit` says, or elements."""
+
+    layer: str
+    what: str
+    how: str
+    seconds: float
+    work: int
+    unit: str
+
+
+class Engine:
+    """A program ready to run.
+
+    contract: bit planes may become products of bytes, where that gives the same bits.
+    threads: at most so many at once (None: one for each processor).
+    memory: bytes for the buffers of all chunks (None: as many as run fast)."""
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        contract: bool = True,
+        threads: int | None = None,
+        memory: int | None = None,
+    ) -> None:
+        self.program, self.contract, self.memory = program, contract, memory
+        self.threads = threads or os.cpu_count() or 1
+        self.fragments = host_fragments(program)
+        self._ready: _Ready | None = None
+        self._static: dict[str, dict[tuple[str, str, str], int]] | None = None
+        self._states: list[State] = []
+        self._pool: ThreadPoolExecutor | None = None
+
+    # -- before samples ----------------------------------------------------------------
+
+    def ready(self, tiles: Tiles | TileState | None = None) -> _Ready:
+        """Run `.load` and make the plan; kept for the state of all cells 0."""
+        if tiles is None and self._ready is not None:
+            return self._ready
+        cells = pack_tiles(tiles, self.program.target)
+        once = Machine(self.program, 1, cells, self.fragments)
+        load = Counts(1)
+        run_section(once, self.program, "load", load)
+        held = Cells(cells, *_maps(self.program, once))
+        made = _Ready(once, load, make_plan(self.program, once.buffers, held, self.contract))
+        if tiles is None:
+            self._ready = made
+        return made
+
+    def _chunk(self, plan: Plan, samples: int) -> int:
+        """Samples at a time."""
+        size = max(1, _sample_bytes(self.program, plan))
+        room = _CHUNK_BYTES
+        if self.memory is not None:
+            if size > self.memory:
+                raise CompileError(
+                    f"one sample takes {size:,} bytes of buffers, the budget is {self.memory:,}",
+                    help=f"give at least --memory {-(-size // 1000)}kB",
+                )
+            room = min(room, self.memory // self.threads)
+        most = max(1, min(_MOST_SAMPLES, room // size))
+        even = -(-samples // self.threads)  # a share for each thread
+        return max(1, min(most, even if even >= 8 or self.threads == 1 else samples))
+
+    # -- running -----------------------------------------------------------------------
+
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        *,
+        tiles: Tiles | TileState | None = None,
+        count_only: bool = False,
+        progress: Progress | None = None,
+    ) -> Result:
+        """Run on N samples; see `cimc.sim.reference.run`. Raises CompileError as that does."""
+        feed = Feed(self.program, inputs)
+        if count_only:
+            counts = expected_counts(self.program, feed.samples, tiles)
+            cells = pack_tiles(tiles, self.program.target)
+            return Result({}, counts, TileState(cells, self.program.target.cols), feed.samples)
+        ready = self.ready(tiles)
+        ones, outputs = Ones(), Outputs(self.program)
+        self._infer(ready, feed, ones, outputs, progress)
+        counts = self._counts(ready, ones, feed.samples)
+        cells = ready.once.cells
+        if self.program.section("update") is not None:
+            if tiles is None:
+                cells = cells.copy()
+            machine = Machine(self.program, 1, cells, self.fragments)
+            machine.start_from(ready.once)
+            run_section(machine, self.program, "update", counts)
+        state = TileState(cells, self.program.target.cols)
+        return Result(outputs.join(feed.samples), counts, state, feed.samples)
+
+    def profile(self, inputs: Mapping[str, Array], *, repeats: int = 5) -> list[StepTime]:
+        """The time of each step, for all samples of `inputs` in one chunk, on one thread. Raises
+        CompileError as `run` does."""
+        feed = Feed(self.program, inputs)
+        ready, number = self.ready(), feed.samples
+        state = self._state(ready, number)
+        times: list[list[StepTime]] = []
+        try:
+            for _ in range(max(1, repeats) + 1):
+                state.start(feed.part(0, number), number)
+                times.append([StepTime(*found) for found in state.timed(number)])
+        except Failed:
+            self._explain(ready, feed, 0, number)
+            raise
+        self._states.append(state)
+        by_step = zip(*times[1:], strict=True)  # the first run may compile
+        return [
+            replace(found[0], seconds=float(np.median([f.seconds for f in found])))
+            for found in by_step
+        ]
+
+    def _infer(
+        self,
+        ready: _Ready,
+        feed: Feed,
+        ones: Ones,
+        outputs: Outputs,
+        progress: Progress | None,
+    ) -> None:
+        size = self._chunk(ready.plan, feed.samples)
+        starts = range(0, feed.samples, size)
+        if len(starts) <= 1 or self.threads == 1:
+            pool = self._threads() if self.threads > 1 else None
+            for start in starts:
+                stop = min(start + size, feed.samples)
+                found, counted = self._run_chunk(ready, feed, start, stop, pool)
+                self._take(outputs, ones, found, counted)
+                if progress is not None:
+                    progress(stop, feed.samples)
+            return
+        waiting: list[Any] = []
+        pool = self._threads()
+        for start in [*starts, *[-1] * self.threads]:
+            if start >= 0:
+                part = start, min(start + size, feed.samples)
+                waiting.append((part[1], pool.submit(self._run_chunk, ready, feed, *part, None)))
+            if waiting and (start < 0 or len(waiting) > self.threads):
+                stop, future = waiting.pop(0)
+                self._take(outputs, ones, *future.result())
+                if progress is not None:
+                    progress(stop, feed.samples)
+
+    def _take(self, outputs: Outputs, ones: Ones, found: dict[str, Any], counted: Ones) -> None:
+        outputs.add(found)
+        ones.update(counted)
+
+    def _threads(self) -> ThreadPoolExecutor:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="cimc")
+        return self._pool
+
+    def _run_chunk(
+        self, ready: _Ready, feed: Feed, start: int, stop: int, pool: ThreadPoolExecutor | None
+    ) -> tuple[dict[str, Any], Ones]:
+        """The samples [start, stop); outputs are copies."""
+        number, ones = stop - start, Ones()
+        state = self._state(ready, number)
+        try:
+            state.start(feed.part(start, stop), number)
+            state.run(number, ones, pool, self.threads)
+            found = {name: _copied(value) for name, value in state.outputs(number).items()}
+        except Failed:
+            self._explain(ready, feed, start, stop)
+            raise AssertionError("the reference interpreter runs what the engine refused") from None
+        finally:
+            self._states.append(state)
+        return found, ones
+
+    def _state(self, ready: _Ready, number: int) -> State:
+        """A free state for the plan, or a new one."""
+        for i, state in enumerate(self._states):
+            exact = state.machine is not None
+            fits = state.samples == number if exact else state.samples >= number
+            if state.plan is ready.plan and fits:
+                try:
+                    return self._states.pop(i)
+                except IndexError:  # another thread took the last
+                    break
+        return State(self.program, ready.plan, ready.once, number, self.fragments)
+
+    def _explain(self, ready: _Ready, feed: Feed, start: int, stop: int) -> None:
+        """Run samples one by one, step by step, to the first that is refused."""
+        section = self.program.section("infer")
+        assert section is not None
+        for sample in range(start, stop):
+            machine = Machine(self.program, 1, ready.once.cells, self.fragments)
+            machine.start_from(ready.once)
+            feed.fill(machine, sample)
+            execute(bind(machine, section.layers, Tallies(Tally)), {})
+
+    def _counts(self, ready: _Ready, ones: Ones, samples: int) -> Counts:
+        """Static counts from the text, the others as they were found."""
+        if self._static is None:
+            self._static = static_counts(self.program, pulses=False).sections
+        counts = Counts(samples)
+        counts.sections["load"] = dict(ready.load.sections["load"])
+        table = counts.sections["infer"]
+        for (layer, op, name), number in self._static["infer"].items():
+            if samples:
+                table[layer, op, name] = number * samples
+            if op.startswith("read.") and name == "bits" and ones[layer, op]:
+                table[layer, op, "ones"] = ones[layer, op]
+        return counts
+
+
+def _copied(value: Any) -> Any:
+    return value.copy() if isinstance(value, np.ndarray) else value
+
+
+def _maps(program: Program, machine: Machine) -> tuple[Any, Any]:
+    """Which tiles have a `.map`, and their physical rows."""
+    mapped = np.full(program.target.tiles, -1, np.int64)
+    maps = np.zeros((max(1, len(machine.physical)), program.target.rows), np.int64)
+    for i, (tile, rows) in enumerate(machine.physical.items()):
+        mapped[tile], maps[i] = i, rows
+    return mapped, maps
+
+
+def _sample_bytes(program: Program, plan: Plan) -> int:
+    """Memory of one sample's buffers, packed and flat."""
+    total = 0
+    for mem in program.mems.values():
+        if mem.shape is None:
+            continue
+        elements = int(np.prod(mem.shape))
+        total += elements * container(mem.type).itemsize
+    return total

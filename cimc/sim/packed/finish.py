@@ -1,0 +1,170 @@
+"""What is done with finished sums: the last part of a step of products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from cimc.isa.loops import values
+from cimc.isa.program import Affine, Ref
+from cimc.sim.packed import products
+from cimc.sim.packed.context import Context
+from cimc.sim.packed.elements import BIT, BYTE
+from cimc.sim.packed.flow import Refused, Site
+from cimc.sim.packed.matrix import Matrix
+from cimc.sim.packed.products import P
+from cimc.sim.packed.step import Step, float_bits
+from cimc.sim.packed.terms import Sum
+
+Ints = npt.NDArray[np.int64]
+Group = tuple[int, int, int, npt.NDArray[np.uint32]]
+
+_TABLE_BYTES = 1 << 20
+
+
+@dataclass
+class Outcome:
+    """What is known of the sums: `start` [classes, channels], each position's class, matrices with
+    the range of the inputs that meet them, and the groups of popcounts."""
+
+    start: Ints
+    matrices: list[tuple[Matrix, int, int]]
+    classes: Ints | None = None
+    groups: list[Group] = field(default_factory=list)
+    limits: tuple[int, int] | None = None
+
+    def range(self) -> tuple[int, int]:
+        """Bounds of all sums without scalars."""
+        low, high = self.start.min(axis=0), self.start.max(axis=0)
+        for m, least, most in self.matrices:
+            wide = m.astype(np.int64)
+            low = low + np.minimum(wide * least, wide * most).sum(axis=1)
+            high = high + np.maximum(wide * least, wide * most).sum(axis=1)
+        return int(low.min(initial=0)), int(high.max(initial=0))
+
+
+def finish(ctx: Context, step: Step, site: Site, found: Sum, lo: int, outcome: Outcome) -> None:
+    """Fill in the output's parameters. Raises Refused."""
+    target = site.instr.args[0]
+    assert isinstance(target, Ref)
+    form, p = ctx.access(target).slot.format, step.params
+    if site.op == "st.acc":
+        p[P.FINISH] = products.STORE
+        return
+    table = site.instr.args[2]
+    assert isinstance(table, Ref)
+    channels = ctx.channels(target, found.env, found.outs)[0]
+    if site.op == "st.rq":
+        if form.kind != BYTE:
+            raise Refused("requantised to more than a byte")
+        scales = _constants(ctx, found, table, channels, lo, int(p[P.CHANNELS]))
+        _requantise(step, site, scales.astype(np.float32), form.low, (form.least, form.most))
+        return
+    limits = _constants(ctx, found, table, channels, lo, int(p[P.CHANNELS]))
+    limits = integers_at_least(limits.reshape(len(limits), -1))
+    flips = np.zeros(len(limits), np.uint8)
+    flip = site.instr.opts.get("flip")
+    if isinstance(flip, Ref):
+        signs = _constants(ctx, found, flip, channels, lo, int(p[P.CHANNELS]))
+        flips = (signs.astype(np.int64) < 0).astype(np.uint8)
+    if not form.is_small:
+        raise Refused("levels of more than a byte")
+    _levels(step, limits, flips, outcome, form.kind)
+
+
+def _constants(
+    ctx: Context, found: Sum, table: Ref, channels: Ints, lo: int, size: int
+) -> npt.NDArray[np.generic]:
+    """The table's entries for the channels [lo, lo + size): the range may move with the inner
+    loops, together with the channels."""
+    data = ctx.data(table.name)
+    if table.range is None:
+        if (channels != channels[:1]).any():
+            raise Refused("one table for several ranges of channels")
+        return data[lo - int(channels[0]) :][:size]
+    if table.range.start.uses(ctx.var):
+        raise Refused("a table that changes with the outer loop")
+    shift = values(table.range.start, found.env, found.outs) - channels
+    if (shift != shift[:1]).any():
+        raise Refused("a table that moves against the channels")
+    start = lo + int(shift[0])
+    return data[start : start + size]
+
+
+def integers_at_least(limits: npt.NDArray[np.generic]) -> Ints:
+    """Thresholds for integers [channels, T], ascending, cut to 32 bits: x >= limit as before for
+    every x of 32 bits."""
+    wide = limits
+    if limits.dtype.kind == "f":
+        exact = np.ceil(limits.astype(np.float64))
+        wide = np.where(np.isnan(exact), np.inf, exact).clip(-(2.0**40), 2.0**40).astype(np.int64)
+    held: Ints = np.sort(wide.astype(np.int64), axis=1)
+    # one above the largest sum is never reached; sums stay below 2^31 - 1 in magnitude
+    return held.clip(-(1 << 31), (1 << 31) - 1)
+
+
+def _requantise(
+    step: Step,
+    site: Site,
+    scales: npt.NDArray[np.float32],
+    low: int,
+    limits: tuple[int, int],
+) -> None:
+    zero = site.instr.opts.get("zero", Affine())
+    assert isinstance(zero, Affine)
+    if not zero.is_const:
+        raise Refused("a zero point that changes")
+    p, vecs = step.params, int(step.params[P.VECS])
+    wide = np.zeros(16 * vecs, np.float32)
+    wide[: len(scales)] = scales
+    p[P.FINISH], p[P.SCALES] = products.REQUANTISE, step.address(wide)
+    p[P.CLAMP_LOW] = float_bits(limits[0] - zero.const)
+    p[P.CLAMP_HIGH] = float_bits(limits[1] - zero.const)
+    p[P.PLUS] = zero.const - low
+
+
+def _levels(
+    step: Step, limits: Ints, flips: npt.NDArray[np.uint8], outcome: Outcome, kind: int
+) -> None:
+    """Thresholds [channels, T] as signs, a table, or a search."""
+    p, number = step.params, limits.shape[1]
+    if number > 255:
+        raise Refused("more than 255 thresholds")
+    if kind == BIT and number == 1 and _signs(step, limits[:, 0], flips, outcome):
+        return
+    low, high = outcome.range()
+    span = high - low + 1
+    if not p[P.SCALARS] and span * len(limits) <= _TABLE_BYTES and number > 1:
+        table = np.zeros((len(limits), span), np.uint8)
+        sums = np.arange(low, high + 1)
+        for row, limit, flip in zip(table, limits, flips):
+            level = np.searchsorted(limit, sums, side="right")
+            row[...] = number - level if flip else level
+        p[P.FINISH], p[P.LIMITS] = products.TABLE, step.address(table)
+        p[P.FIRST], p[P.LEVELS] = low, span
+        return
+    p[P.FINISH], p[P.LEVELS] = products.LEVEL, number
+    p[P.LIMITS] = step.address(limits.astype(np.int32))
+    p[P.FLIPS] = step.address(flips)
+
+
+def _signs(step: Step, limits: Ints, flips: npt.NDArray[np.uint8], outcome: Outcome) -> bool:
+    """Compare the popcount itself, 16 channels to two bytes, where the bits lie so."""
+    p, size = step.params, len(limits)
+    fitting = step.shared and p[P.OUT + 9] == 1 and size % 16 == 0
+    if not fitting or len(outcome.groups) != 1 or p[P.SCALARS]:
+        return False
+    _, _, coef, _ = outcome.groups[0]
+    # coef * count + start >= limit, as count <= bound or not
+    rest = limits - outcome.start
+    bound = np.floor_divide(-rest, -coef) if coef < 0 else -np.floor_divide(-rest, coef) - 1
+    flipped = (flips > 0) != (coef > 0)
+    vecs = int(p[P.VECS])
+    p[P.FINISH] = products.SIGN
+    p[P.LIMITS] = step.address(bound.clip(-(1 << 31), (1 << 31) - 1).astype(np.int32))
+    assert size == 16 * vecs
+    p[P.FLIPS] = step.address(np.packbits(flipped, bitorder="little"))
+    step.kernel = products.signs
+    return True

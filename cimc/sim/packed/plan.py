@@ -1,0 +1,309 @@
+"""How each part of `.infer` runs: by kernels where the analysis proves that they give the same,
+else by the reference's own effects, with the reason.
+
+`.load` has run when a plan is made: weights come from the cells as they are. Buffers are kept
+packed or flat (as the reference has them); the plan says where one form becomes the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cimc.isa.program import Instr, Layer, Loop, Program, Ref, Refs, Section, walk
+from cimc.isa.state import Buffer, HostBuffer
+from cimc.isa.table import TABLE
+from cimc.sim.lanes import independent
+from cimc.sim.packed import flow
+from cimc.sim.packed.between import Between
+from cimc.sim.packed.context import Context
+from cimc.sim.packed.flow import Flow, Refused, Site
+from cimc.sim.packed.layout import Layout
+from cimc.sim.packed.matrix import Cells
+from cimc.sim.packed.ones import ones_of
+from cimc.sim.packed.step import Step
+from cimc.sim.packed.sums import steps_of
+from cimc.sim.packed.terms import Reader
+
+STORES = ("st.acc", "st.ge", "st.rq")
+
+
+@dataclass
+class Item:
+    """A loop or instruction of a layer. With `steps`, kernels run it; else `how` says which of
+    the reference's ways, and `why`.
+
+    reads, writes: roots of buffers; `covers` those that it writes wholly."""
+
+    layer: Layer
+    item: Instr | Loop
+    how: str = "packed"  # or "lanes", "reference", "host"
+    why: str = ""
+    steps: list[Step] = field(default_factory=list)
+    reads: set[str] = field(default_factory=set)
+    writes: set[str] = field(default_factory=set)
+    covers: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Convert:
+    """Bring a buffer into the other form before the next item: to "packed" or "flat"."""
+
+    root: str
+    to: str
+
+
+@dataclass
+class Plan:
+    """Items of `.infer` in order, with conversions between them.
+
+    packed, flat: buffers that start in that form with what `.load` left; `given` are inputs
+    that a packed item reads first."""
+
+    layout: Layout
+    items: list[Item | Convert] = field(default_factory=list)
+    packed: set[str] = field(default_factory=set)
+    flat: set[str] = field(default_factory=set)
+
+    @property
+    def steps(self) -> Iterator[Step]:
+        for item in self.items:
+            if isinstance(item, Item):
+                yield from item.steps
+
+    @property
+    def needs_machine(self) -> bool:
+        """Whether anything runs by the reference's effects."""
+        return any(isinstance(item, Item) and item.how != "packed" for item in self.items)
+
+
+def make_plan(
+    program: Program,
+    buffers: Mapping[str, Buffer | HostBuffer],
+    cells: Cells,
+    contract: bool = True,
+) -> Plan:
+    """The plan of `.infer` for a program whose `.load` has run."""
+    section = program.section("infer")
+    layout = Layout(program, buffers, _preferred(program, section))
+    plan = Plan(layout)
+    if section is None:
+        return plan
+    found = [
+        _item(program, section, layer, item, layout, cells, contract, later)
+        for layer, item, later in _with_later(section)
+    ]
+    _forms(plan, program, found)
+    return plan
+
+
+def _with_later(section: Section) -> list[tuple[Layer, Instr | Loop, set[str]]]:
+    """Each item of a section, with the registers that items behind it read."""
+    found: list[tuple[Layer, Instr | Loop, set[str]]] = []
+    later: set[str] = set()
+    for layer in reversed(section.layers):
+        for item in reversed(layer.body):
+            found.append((layer, item, set(later)))
+            later |= _live_in(item)
+    return found[::-1]
+
+
+def _live_in(item: Instr | Loop) -> set[str]:
+    """Registers that an item may read before it writes them: all that it reads, unless it first
+    writes them at its top."""
+    body = item.body if isinstance(item, Loop) else [item]
+    reads = flow.read_registers(body)
+    if isinstance(item, Loop):
+        try:
+            inner = Flow.read(body)
+        except Refused:
+            return reads
+        reads -= {name for name in reads if _defined_first(inner, name)}
+    return reads
+
+
+def _defined_first(inner: Flow, name: str) -> bool:
+    """Whether every use of a register in a loop follows a definition in the same iteration."""
+    for site in inner.sites:
+        row = TABLE[site.op]
+        for param, arg in zip(row.params, site.instr.args, strict=True):
+            if getattr(arg, "name", None) != name or not hasattr(arg, "field"):
+                continue
+            if param.role == "w" and arg.field is None:
+                continue
+            try:
+                _use(inner, site, name, param.kind, param.role)
+            except Refused:
+                return False
+    return True
+
+
+def _use(inner: Flow, site: Site, name: str, kind: str, role: str) -> None:
+    if kind in ("acc", "scalar"):
+        if role == "rw":
+            before = [s for s in inner.writes.get(name, []) if s.at < site.at]
+            if not any(s.op == "acc.clr" and flow.inside(site.path, s.path) for s in before):
+                raise Refused("")
+            return
+        inner.sums(site, name)
+        return
+    inner.definition(site, name)
+
+
+def _preferred(program: Program, section: Section | None) -> dict[str, str]:
+    """Whose order the storage of each root takes: that of the buffer that windows are taken of."""
+    found: dict[str, str] = {}
+    for layer in section.layers if section else []:
+        for instr in walk(layer.body):
+            if instr.op not in ("ld.window", "pp.max", "pp.sum"):
+                continue
+            ref = instr.args[1]
+            assert isinstance(ref, Ref)
+            name = ref.name
+            while name in program.views:
+                name = program.views[name].source
+            found.setdefault(name, ref.name)
+    return found
+
+
+# -- one item --------------------------------------------------------------------------
+
+
+def _item(
+    program: Program,
+    section: Section,
+    layer: Layer,
+    item: Instr | Loop,
+    layout: Layout,
+    cells: Cells,
+    contract: bool,
+    later: set[str],
+) -> Item:
+    made = Item(layer, item)
+    body = [item]
+    for instr in walk(body):
+        for name, role in _buffers(instr):
+            (made.writes if role == "w" else made.reads).add(layout.root(name))
+    if isinstance(item, Instr) and item.op == "host":
+        made.how, made.why = "host", "a host fragment"
+        return made
+    try:
+        _packed(made, program, layout, cells, contract, later)
+    except Refused as refused:
+        made.steps, made.covers = [], set()
+        made.why = str(refused)
+        lanes = isinstance(item, Loop) and independent(program, section, layer, item)
+        made.how = "lanes" if lanes else "reference"
+    return made
+
+
+def _packed(
+    made: Item,
+    program: Program,
+    layout: Layout,
+    cells: Cells,
+    contract: bool,
+    later: set[str],
+) -> None:
+    item = made.item
+    if isinstance(item, Instr):
+        raise Refused("an instruction outside of loops")
+    if not (item.lo.is_const and item.hi.is_const):
+        raise Refused("a loop whose bounds change")
+    if made.reads & made.writes:
+        raise Refused("it reads a buffer that it writes")
+    inner = Flow.read(item.body)
+    if later & set(inner.writes):
+        raise Refused("later instructions read its registers")
+    unknown = [s.op for s in inner.sites if s.op in ("set", "reset", "host", "ld.row")]
+    if unknown:
+        raise Refused(f"{unknown[0]} in a loop")
+    ctx = Context(
+        program, layout, cells, contract, made.layer.name, item.var, item.lo.const, item.hi.const
+    )
+    reader = Reader(program, inner, item.var)
+    if ctx.high <= ctx.low:
+        return
+    written = _Written(ctx)
+    for site in inner.sites:
+        if site.op in STORES:
+            found = reader.sum_of(site, flow.register(site, 1))
+            written.add(site.instr.args[0], found.env, found.outs)
+            made.steps += steps_of(ctx, site, found)
+        elif site.op.startswith("pp."):
+            between = Between(ctx, reader, site)
+            written.add(site.instr.args[0], between.env, between.outs)
+            made.steps += between.steps()
+    made.covers = written.covered()
+    made.steps += ones_of(ctx, reader, inner)
+
+
+class _Written:
+    """The elements that a loop writes: each once, or the order of iterations would matter."""
+
+    def __init__(self, ctx: Context) -> None:
+        self.ctx = ctx
+        self.marks: dict[str, np.ndarray[tuple[int], np.dtype[np.bool_]]] = {}
+
+    def add(self, target: object, env: dict[str, np.ndarray], outs: int) -> None:
+        assert isinstance(target, Ref)
+        assert target.index is not None
+        access = self.ctx.access(target)
+        root = access.slot.name
+        mark = self.marks.setdefault(root, np.zeros(access.slot.elements, np.bool_))
+        lo, size = self.ctx.channels(target, env, outs)
+        for o in range(outs):
+            positions = self.ctx.positions(target.index, env, o)
+            places = access.elements(positions, int(lo[o]), int(size[o])).reshape(-1)
+            before = np.count_nonzero(mark)
+            mark[places] = True
+            if np.count_nonzero(mark) != before + len(places):
+                raise Refused(f"it writes elements of {root} more than once")
+
+    def covered(self) -> set[str]:
+        return {root for root, mark in self.marks.items() if mark.all()}
+
+
+def _buffers(instr: Instr) -> Iterator[tuple[str, str]]:
+    """Name and role of each buffer that an instruction uses."""
+    for param, arg in zip(TABLE[instr.op].params, instr.args, strict=True):
+        if isinstance(arg, Refs):
+            yield from ((name, param.role) for name in arg.names)
+        elif isinstance(arg, Ref) and arg.index is not None:
+            yield arg.name, param.role
+    for value in instr.opts.values():
+        if isinstance(value, Ref) and value.index is not None:
+            yield value.name, "r"
+
+
+# -- forms of buffers ------------------------------------------------------------------
+
+
+def _forms(plan: Plan, program: Program, items: list[Item]) -> None:
+    """Insert conversions where an item needs a buffer in the form that it isn't in."""
+    held: dict[str, set[str]] = {}  # forms that hold the buffer's value
+    inputs = {mem.name for mem in program.inputs}
+
+    def need(root: str, form: str) -> None:
+        mem = program.mems[root]
+        if mem.shape is None:
+            return
+        if root not in held:
+            # as it starts: what `.load` left, or the input, which comes flat
+            (plan.flat if root in inputs or form == "flat" else plan.packed).add(root)
+            held[root] = {"flat"} if root in inputs else {form}
+        if form not in held[root]:
+            plan.items.append(Convert(root, form))
+            held[root].add(form)
+
+    for item in items:
+        form = "packed" if item.how == "packed" else "flat"
+        for root in sorted(item.reads | (item.writes - item.covers)):
+            need(root, form)
+        for root in item.writes:
+            held[root] = {form}
+        plan.items.append(item)
+    for mem in program.outputs:
+        need(mem.name, "flat")

@@ -1,0 +1,475 @@
+"""From the sum behind a store to steps: sums of products and what is done with them.
+
+Iterations of the inner loops that read and write the same positions become channels of one
+product. Then numbers decide: a sum over all bit planes of a byte with the same weights is a
+product of bytes; weights of one magnitude against single bits are XOR and popcount; whatever else
+is a few AND and popcount with coefficients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from cimc.ir.types import planes
+from cimc.isa.program import Ref
+from cimc.sim.packed import matrix, products
+from cimc.sim.packed.context import Context, together
+from cimc.sim.packed.elements import BIT, BYTE, FIELDS, TERN
+from cimc.sim.packed.finish import Outcome, finish
+from cimc.sim.packed.flow import Refused, Site
+from cimc.sim.packed.layout import Access, Slot
+from cimc.sim.packed.products import P
+from cimc.sim.packed.source import Taps, taps
+from cimc.sim.packed.step import Step
+from cimc.sim.packed.terms import Sum
+
+Ints = npt.NDArray[np.int64]
+Terms = npt.NDArray[np.void]
+
+_LIMIT = 1 << 31
+_MOST_PARTS = 1024  # steps that one store may become
+_ROWS_BYTES = 24 << 10  # gathered rows at a time: what stays in a first-level cache
+_WIDE_BYTES = 192 << 10  # the same where weights are larger than that anyway
+_MOST_ROWS = 512
+
+
+@dataclass
+class Part:
+    """The channels [lo, lo + size) of a store, at certain positions: their terms, with
+    accumulators counted from the first channel, and what is added to them."""
+
+    lo: int
+    size: int
+    out: tuple[int, int]
+    at: tuple[int, int] | None
+    terms: Terms
+    base: Ints
+    scalars: list[tuple[Ref, Ints]] = field(default_factory=list)
+    factors: list[Ints] = field(default_factory=list)
+
+
+def steps_of(ctx: Context, site: Site, found: Sum) -> Iterator[Step]:
+    """The steps of one store. Raises Refused."""
+    target = site.instr.args[0]
+    assert isinstance(target, Ref)
+    parts = list(_parts(ctx, target, found))
+    for part in parts:
+        for piece in _by_group(ctx, found, part):
+            yield _step(ctx, site, found, *piece)
+
+
+def _parts(ctx: Context, target: Ref, found: Sum) -> Iterator[Part]:
+    """The store in each inner iteration, joined where positions are equal and channels follow
+    each other."""
+    assert target.index is not None
+    lo, size = ctx.channels(target, found.env, found.outs)
+    lines = [
+        (
+            ctx.line(target.index, found.env, o),
+            ctx.line(found.position, found.env, o) if found.position is not None else None,
+        )
+        for o in range(found.outs)
+    ]
+    order = np.argsort(found.terms["out"], kind="stable")
+    terms = found.terms[order]
+    ends = np.searchsorted(terms["out"], np.arange(found.outs + 1))
+    for outs in together(list(lines)):
+        run: list[int] = []
+        for o in sorted(outs, key=lambda o: int(lo[o])):
+            if run and lo[run[-1]] + size[run[-1]] != lo[o]:
+                yield _join(ctx, found, run, lines[run[0]], lo, size, terms, ends)
+                run = []
+            run.append(o)
+        if run:
+            yield _join(ctx, found, run, lines[run[0]], lo, size, terms, ends)
+
+
+def _join(
+    ctx: Context,
+    found: Sum,
+    outs: list[int],
+    line: tuple[tuple[int, int], tuple[int, int] | None],
+    lo: Ints,
+    size: Ints,
+    terms: Terms,
+    ends: Ints,
+) -> Part:
+    first, total = int(lo[outs[0]]), int(size[outs].sum())
+    part = Part(first, total, *line, terms[:0], np.zeros(total, np.int64))
+    shift = {o: int(lo[o]) - first for o in outs}
+    pieces = []
+    for o in outs:
+        piece = terms[ends[o] : ends[o + 1]].copy()
+        piece["acc"] += shift[o]
+        pieces.append(piece)
+    part.terms = np.concatenate(pieces)
+    for addend in found.addends:
+        values = ctx.data(addend.data).astype(np.int64)
+        for o, acc, n, coef, start in addend.rows:
+            if o in shift:
+                part.base[shift[o] + acc : shift[o] + acc + n] += coef * values[start : start + n]
+    for scaled in found.scaled:
+        factor = np.zeros(total, np.int64)
+        values = ctx.data(scaled.data).astype(np.int64)
+        for o, acc, n, _, start in scaled.rows:
+            if o in shift:
+                factor[shift[o] + acc : shift[o] + acc + n] += values[start : start + n]
+        part.scalars.append((scaled.scalar, factor))
+    for name, starts in found.factors:
+        factor = np.zeros(total, np.int64)
+        values = ctx.data(name).astype(np.int64)
+        for o in outs:
+            n = int(size[o])
+            factor[shift[o] : shift[o] + n] = values[starts[o] : starts[o] + n]
+        part.factors.append(factor)
+    return part
+
+
+def _by_group(ctx: Context, found: Sum, part: Part) -> Iterator[tuple[Part, int, bool]]:
+    """Channels that read the same group of the window together: (part, group, depthwise)."""
+    used = np.full(part.size, -1, np.int64)
+    lo, n, group = part.terms["acc"], part.terms["n"], part.terms["group"]
+    if len(group) and (group == group[0]).all():
+        yield part, int(group[0]), False
+        return
+    for g in np.unique(group):
+        mark = np.zeros(part.size + 1, np.int64)
+        mine = group == g
+        np.add.at(mark, lo[mine], 1)
+        np.add.at(mark, lo[mine] + n[mine], -1)
+        there = np.cumsum(mark[:-1]) > 0
+        if (used[there] >= 0).any():
+            raise Refused("a sum over several groups of a window")
+        used[there] = g
+    win = found.source.win if found.source is not None else None
+    alone = win is not None and win.channels == win.groups
+    alone = alone and ctx.layout.access(found.source.buffer).index is None  # type: ignore[union-attr]
+    in_order = (used == used[:1] + np.arange(part.size)).all() and (used >= 0).all()
+    if alone and in_order and part.size > 1 and _is_product(ctx, found, part.terms):
+        yield part, int(used[0]), True
+        return
+    ends = np.flatnonzero(np.r_[True, used[1:] != used[:-1], True]).tolist()
+    if len(ends) > _MOST_PARTS:
+        raise Refused(f"{len(ends) - 1} groups of channels")
+    for start, end in pairwise(ends):
+        yield _cut(part, int(start), int(end)), max(0, int(used[start])), False
+
+
+def _cut(part: Part, start: int, end: int) -> Part:
+    """The channels [start, end) of a part."""
+    first = part.terms["acc"]
+    inside = (first < end) & (first + part.terms["n"] > start)
+    terms = part.terms[inside].copy()
+    low = np.maximum(terms["acc"], start)
+    high = np.minimum(terms["acc"] + terms["n"], end)
+    terms["row"] += np.where(terms["op"] < 4, low - terms["acc"], 0)
+    terms["acc"], terms["n"] = low - start, high - low
+    return replace(
+        part,
+        lo=part.lo + start,
+        size=end - start,
+        terms=terms,
+        base=part.base[start:end],
+        scalars=[(ref, factor[start:end]) for ref, factor in part.scalars],
+        factors=[factor[start:end] for factor in part.factors],
+    )
+
+
+def _is_product(ctx: Context, found: Sum, terms: Terms) -> bool:
+    """Whether bit planes become a product of bytes."""
+    if found.source is None or not ctx.contract:
+        return False
+    slot = ctx.layout.slot(found.source.buffer)
+    return slot.format.kind == BYTE and matrix.planes_alike(terms, worth(slot.elem))
+
+
+def worth(elem: str) -> list[int]:
+    """What each bit of the two's complement counts for."""
+    number = planes(elem)
+    bits = [1 << i for i in range(number)]
+    return [*bits[:-1], -bits[-1]] if elem[0] == "i" else bits
+
+
+# -- a product -------------------------------------------------------------------------
+
+
+def _step(ctx: Context, site: Site, found: Sum, part: Part, group: int, depthwise: bool) -> Step:
+    target = site.instr.args[0]
+    assert isinstance(target, Ref)
+    rows, vecs = len(ctx.values), -(-part.size // 16)
+    step = Step(ctx.layer, site.op, products.product, np.zeros(products.SIZE, np.int64), rows,
+                0, max(1, -(-vecs // 2)), unit="bit")  # fmt: skip
+    p = step.params
+    p[P.POSITIONS], p[P.CHANNELS], p[P.VECS] = rows, part.size, vecs
+    out = ctx.access(target)
+    first, stride = out.vectors(_line(ctx, part.out), part.lo, part.size)
+    step.operand(P.OUT, out.slot, first, stride)
+    step.shared = out.slot.format.kind not in (BIT, TERN) or (
+        stride == 1 and not (first % 8).any() and part.size % 8 == 0
+    )
+    _check_bound(ctx, part)
+    _scalars(ctx, step, part, vecs)
+    if found.source is None or not len(part.terms):
+        outcome = Outcome(np.zeros((1, part.size), np.int64), [])
+        outcome.limits = (int(part.base.min(initial=0)), int(part.base.max(initial=0)))
+        p[P.GATHER], p[P.BLOCK] = products.IN_PLACE, 64
+        p[P.STARTS] = step.address(np.zeros(rows, np.int32))
+    else:
+        assert part.at is not None
+        places = taps(ctx.access(Ref(found.source.buffer)), found.source, _line(ctx, part.at),
+                      group)  # fmt: skip
+        outcome = _inputs(ctx, step, found, part, places, depthwise)
+    outcome.start = outcome.start + part.base
+    finish(ctx, step, site, found, part.lo, outcome)
+    _classes(step, outcome, vecs)
+    if depthwise:
+        step.kernel = products.depthwise
+        step.scratch = 8 * int(p[P.TAPS]) + 256 + 16 * vecs + 64
+    else:
+        block, words = int(p[P.BLOCK]), int(p[P.WORDS])
+        step.scratch = block * (24 + 128 + 4 * words) + 1024
+    return step
+
+
+def _line(ctx: Context, line: tuple[int, int]) -> Ints:
+    return line[0] + line[1] * ctx.values
+
+
+def _check_bound(ctx: Context, part: Part) -> None:
+    """No sum may need more than 32 bits: kernels wrap around."""
+    terms = part.terms
+    size = np.abs(terms["coef"].astype(np.float64)) * terms["size"]
+    largest = [float(np.abs(f).max(initial=0)) for f in part.factors]
+    scale = np.array([*largest, 1.0])[terms["factor"]]
+    mark = np.zeros(part.size + 1)
+    np.add.at(mark, terms["acc"], size * scale)
+    np.add.at(mark, terms["acc"] + terms["n"], -size * scale)
+    bound = np.cumsum(mark[:-1]) + np.abs(part.base)
+    for ref, factor in part.scalars:
+        form = ctx.layout.slot(ref.name).format
+        bound = bound + np.abs(factor) * max(abs(form.least), abs(form.most))
+    if bound.max(initial=0) >= _LIMIT:
+        raise Refused("sums that may need more than 32 bits")
+
+
+def _scalars(ctx: Context, step: Step, part: Part, vecs: int) -> None:
+    """Scalars of buffers, each an operand of its own behind the parameters."""
+    if not part.scalars:
+        return
+    table = step.extra(2 * len(part.scalars))
+    step.params[P.SCALARS] = len(part.scalars)
+    step.inner.append((P.SCALAR_TABLE, table))
+    for i, (ref, factor) in enumerate(part.scalars):
+        operand = _scalar(ctx, step, ref)
+        step.inner.append((table + 2 * i, operand))
+        step.params[table + 2 * i + 1] = step.address(_padded(factor, vecs))
+
+
+def _scalar(ctx: Context, step: Step, ref: Ref) -> int:
+    """A scalar as an operand behind the parameters; where it stands."""
+    access = ctx.access(ref)
+    assert ref.index is not None
+    lo = 0
+    if ref.range is not None:
+        if not ref.range.start.is_const:
+            raise Refused("a scalar whose channel changes")
+        lo = ref.range.start.const
+    if any(name != ctx.var for name, _ in ref.index.terms):
+        raise Refused("a scalar whose place changes in an inner loop")
+    first, stride = access.vectors(ctx.positions(ref.index, {}, 0), lo, 1)
+    at = step.extra(FIELDS)
+    step.operand(at, access.slot, first, stride)
+    return at
+
+
+def _padded(values: npt.NDArray[np.generic], vecs: int, kind: type = np.int32) -> Ints:
+    """Values along the last axis, padded with zeros to 16 * vecs."""
+    wide = np.zeros((*values.shape[:-1], 16 * vecs), kind)
+    wide[..., : values.shape[-1]] = values
+    return wide
+
+
+def _classes(step: Step, outcome: Outcome, vecs: int) -> None:
+    """What sums start with, a row for each class of positions."""
+    step.params[P.START] = step.address(_padded(outcome.start.astype(np.int32), vecs))
+    if len(outcome.start) > 1:
+        step.params[P.CLASS] = step.address(np.asarray(outcome.classes).astype(np.int32))
+
+
+def _inputs(
+    ctx: Context, step: Step, found: Sum, part: Part, places: Taps, depthwise: bool
+) -> Outcome:
+    """Fill in what rows read and which weights meet them."""
+    source = found.source
+    assert source is not None
+    access = ctx.access(Ref(source.buffer))
+    slot, p = access.slot, step.params
+    product = _is_product(ctx, found, part.terms)
+    step.point(P.SRC, slot)
+    p[P.SRC_FORMAT], p[P.SRC_LOW] = slot.format.kind, slot.format.low
+    p[P.SRC_SECOND], p[P.COLUMNS] = slot.second, places.columns
+    p[P.WHOLE] = int(places.inside.all())
+    _fill(ctx, step, source.pad, slot)
+    shape = part.size, source.size
+    bits, valid = matrix.uses_bits(part.terms), matrix.uses_valid(part.terms)
+    terms = part.terms
+    u = matrix.matrices(terms[valid], ctx.cells, shape, part.factors)[1] if valid.any() else None
+    u = None if u is None or not u.any() else _ordered(u, places)
+    by_plane = {
+        int(plane): _ordered(
+            matrix.matrices(
+                terms[bits & (terms["plane"] == plane)], ctx.cells, shape, part.factors
+            )[0],
+            places,
+        )
+        for plane in ([0] if product else np.unique(terms["plane"][bits]))
+    }
+    outcome = Outcome(np.zeros((1, part.size), np.int64), [])
+    if u is not None and slot.format.kind != TERN:
+        _add_valid(outcome, u, places, source.pad is not None)
+    step.work = len(ctx.values) * part.size * places.columns
+    if product and depthwise:
+        _depthwise(step, by_plane[0], places, slot)
+        low = slot.format.low * by_plane[0].sum(axis=1, dtype=np.int64)
+        outcome.start = outcome.start + low
+        outcome.matrices = [(by_plane[0], 0, slot.format.codes - 1)]
+        step.unit = "byte"
+        return outcome
+    if product:
+        _bytes(step, by_plane[0], places, access)
+        low = slot.format.low * by_plane[0].sum(axis=1, dtype=np.int64)
+        outcome.start = outcome.start + low
+        outcome.matrices = [(by_plane[0], 0, slot.format.codes - 1)]
+        step.unit = "byte"
+        return outcome
+    if slot.format.kind == TERN:
+        by_plane = {0: by_plane.get(0, np.zeros(shape, np.int32))}
+        by_plane[1] = u if u is not None else np.zeros(shape, np.int32)
+    outcome.matrices = [(v, 0, 1) for v in by_plane.values()]
+    _bits(step, by_plane, places, access, outcome)
+    return outcome
+
+
+def _ordered(m: matrix.Matrix, places: Taps) -> matrix.Matrix:
+    return m if places.order is None else np.ascontiguousarray(m[:, places.order])
+
+
+def _fill(ctx: Context, step: Step, pad: int | Ref | None, slot: Slot) -> None:
+    """What columns outside the buffer hold."""
+    p, form = step.params, slot.format
+    if isinstance(pad, Ref):
+        if ctx.layout.slot(pad.name).format != form:
+            raise Refused("padding of another type than the input")
+        if pad.index is None or not pad.index.is_const:
+            raise Refused("padding that changes with the position")
+        step.inner.append((P.FILL_AT, _scalar(ctx, step, pad)))
+    elif not form.is_small or form.kind == BYTE:
+        p[P.FILL] = (pad or 0) - form.low
+    elif pad:
+        raise Refused("bits padded with ones")
+
+
+def _add_valid(outcome: Outcome, u: matrix.Matrix, places: Taps, padded: bool) -> None:
+    """U times the valid columns, which depend on the position only."""
+    if padded or places.inside.all():
+        outcome.start = outcome.start + u.sum(axis=1, dtype=np.int64)
+        return
+    inside, classes = np.unique(places.inside, axis=0, return_inverse=True)
+    by_tap = u.reshape(u.shape[0], -1, places.size).sum(axis=2, dtype=np.int64)
+    outcome.start = outcome.start + inside.astype(np.int64) @ by_tap.T
+    outcome.classes = classes.reshape(-1)
+
+
+def _gather(step: Step, places: Taps, how: int, unit: int) -> None:
+    """Let rows be read in place where each is one run at whole units of elements, else gathered.
+    `unit`: elements to a byte, 0 if rows must be gathered."""
+    p = step.params
+    runs, ends = places.runs()
+    rows = len(places.elements)
+    single = len(runs) == rows and (runs[:, 2] == places.columns).all()
+    if unit and single and places.inside.all() and not (runs[:, 0] % unit).any():
+        p[P.GATHER] = products.IN_PLACE
+        p[P.STARTS] = step.address((runs[:, 0] // unit).astype(np.int32))
+    else:
+        p[P.GATHER] = how
+        p[P.RUNS] = step.address(runs.astype(np.int32))
+        p[P.RUNS_AT] = step.address(ends.astype(np.int32))
+
+
+def _block(step: Step, words: int, weights: int) -> None:
+    """How many rows to take at a time."""
+    room = _WIDE_BYTES if weights > _ROWS_BYTES else _ROWS_BYTES
+    step.params[P.BLOCK] = max(8, min(_MOST_ROWS, room // (4 * max(1, words)) // 8 * 8))
+
+
+def _groups(step: Step, groups: list[tuple[int, int, int, npt.NDArray[np.uint32]]]) -> None:
+    table = np.array(
+        [(start, words, coef, step.address(held)) for start, words, coef, held in groups],
+        np.int64,
+    ).reshape(-1, 4)
+    step.params[P.GROUPS] = len(table)
+    step.params[P.GROUP_TABLE] = step.address(table)
+
+
+def _bytes(step: Step, v: matrix.Matrix, places: Taps, access: Access) -> None:
+    """A product of bytes."""
+    p, words = step.params, -(-places.columns // 4)
+    vecs = int(p[P.VECS])
+    p[P.WORDS] = p[P.PLANE_WORDS] = words
+    _gather(step, places, products.BYTES, 1)
+    digits = matrix.digits(v)
+    _groups(step, [(0, words, coef, matrix.lanes_of_bytes(d, vecs, words)) for coef, d in digits])
+    _block(step, words, 4 * words * 16 * vecs)
+    p[P.OP] = products.DOT
+
+
+def _depthwise(step: Step, v: matrix.Matrix, places: Taps, slot: Slot) -> None:
+    """Channel c reads element c behind the first of each tap."""
+    p = step.params
+    number = v.shape[1]
+    p[P.TAPS] = number
+    p[P.TAP_AT] = step.address(np.where(places.inside, places.elements, -1).astype(np.int32))
+    p[P.WEIGHTS] = step.address(_padded(v.T, int(p[P.VECS])))
+
+
+def _bits(
+    step: Step, by_plane: dict[int, matrix.Matrix], places: Taps, access: Access, outcome: Outcome
+) -> None:
+    """Popcounts: one group for each coefficient and plane."""
+    p, kind = step.params, access.slot.format.kind
+    words, vecs = -(-places.columns // 32), int(p[P.VECS])
+    c = matrix.signs(by_plane[0]) if kind == BIT and len(by_plane) == 1 else 0
+    groups, op = _and_groups(by_plane, words, vecs), products.AND
+    if c:
+        w = by_plane[0] > 0
+        outcome.start = outcome.start + c * w.sum(axis=1, dtype=np.int64)
+        groups = [(0, words, -c, matrix.lanes_of_bits(w, vecs, words))]
+        op = products.XOR
+        outcome.matrices = [(np.full_like(by_plane[0], -c), 0, 1)]
+    p[P.PLANES], p[P.PLANE_WORDS], p[P.WORDS] = len(by_plane), words, words * len(by_plane)
+    whole = not c or places.columns % 32 == 0
+    if kind in (BIT, TERN):
+        _gather(step, places, products.BITS, 8 if kind == BIT and whole else 0)
+    else:
+        _gather(step, places, products.PLANES, 0)
+        p[P.PLANE_LIST] = step.address(np.array(list(by_plane), np.int32))
+    outcome.groups = groups
+    _groups(step, groups)
+    step.work = step.work * max(1, len(groups))
+    _block(step, words * len(by_plane), 4 * words * 16 * vecs)
+    p[P.OP] = op
+
+
+def _and_groups(
+    by_plane: dict[int, matrix.Matrix], words: int, vecs: int
+) -> list[tuple[int, int, int, npt.NDArray[np.uint32]]]:
+    found = []
+    for i, v in enumerate(by_plane.values()):
+        for coef, bits in matrix.bit_planes(v):
+            found.append((i * words, words, coef, matrix.lanes_of_bits(bits, vecs, words)))
+    return found
