@@ -70,6 +70,9 @@ def print_counts_and_energy(
     console.print(_layers(result.counts, report))
     console.print(_components(report))
     console.print(_totals(report), highlight=False)
+    expected = sorted({f"{op}.{counter}" for _, op, counter in result.counts.expected})
+    if expected:
+        console.print(f"expected values, not counted: {', '.join(expected)}", highlight=False)
 
 
 def _layers(counts: Counts, report: EnergyReport) -> Table:

@@ -70,6 +70,19 @@ def win_out(win: Win, spatial: tuple[int, ...]) -> tuple[int, ...]:
     )
 
 
+def inside_shares(win: Win, spatial: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """For each of the K columns, in which share of all windows (0 to 1) its tap lies inside an
+    input of size `spatial`."""
+    shares = np.ones(1)
+    for axis, size in enumerate(spatial):
+        first = np.arange(win.out[axis]) * win.strides[axis] - win.pads[axis]
+        coord = first[:, None] + np.arange(win.kernel[axis]) * win.dilations[axis]
+        coord, gap = np.divmod(coord, win.spread[axis])
+        inside = (coord >= 0) & (coord < size) & (gap == 0)
+        shares = np.outer(shares, inside.sum(axis=0) / max(1, len(inside))).reshape(-1)
+    return np.repeat(shares, win.channels // win.groups)
+
+
 def window_index(
     win: Win, shape: tuple[int, ...]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:

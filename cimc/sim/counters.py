@@ -2,7 +2,8 @@
 
 `static_counts` derives them from the bounds of a program without running it; the
 interpreters count while they run (`Counts.add`). Both give the same numbers for every
-counter that is static in `cimc/isa/table.py`. Knows nothing of costs.
+counter that is static in `cimc/isa/table.py`. For the others, `expected_counts` has
+expected values. Knows nothing of costs.
 """
 
 from __future__ import annotations
@@ -11,10 +12,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from cimc.isa.effects import Tally, compares
-from cimc.isa.geometry import segment, win_load, win_taps
-from cimc.isa.program import Affine, Instr, Layer, Loop, Program, Range, Ref, Reg, Rows
+from cimc.isa.geometry import inside_shares, segment, win_columns, win_load, win_taps
+from cimc.isa.program import (
+    Affine,
+    Instr,
+    Layer,
+    Loop,
+    Mem,
+    Program,
+    Range,
+    Ref,
+    Reg,
+    Rows,
+    View,
+    Win,
+)
 from cimc.isa.table import TABLE
 from cimc.sim.bind import Tallies, bind, execute
 from cimc.sim.machine import Machine, Tiles, TileState, pack_tiles, register_sizes
@@ -22,16 +37,21 @@ from cimc.sim.machine import Machine, Tiles, TileState, pack_tiles, register_siz
 Key = tuple[str, str, str]  # layer, instruction, counter
 Env = dict[str, int]
 
+_ONES = "expected ones"  # of a tally, in units of 1 / _PART
+_PART = 1 << 20
+
 
 @dataclass
 class Counts:
     """`sections[name][layer, instruction, counter]`, without zeros: `load` and `update` once,
-    `infer` summed over `samples`."""
+    `infer` summed over `samples`. Those named in `expected` were not counted: they are
+    expected values."""
 
     samples: int
     sections: dict[str, dict[Key, int]] = field(
         default_factory=lambda: {"load": {}, "infer": {}, "update": {}}
     )
+    expected: frozenset[Key] = frozenset()
 
     def add(self, section: str, tallies: Tallies, times: int) -> None:
         """Add what the instructions counted; static counters are multiplied by `times`."""
@@ -65,12 +85,16 @@ class Counts:
         return Counts(self.samples, kept)
 
     def to_json(self) -> dict[str, object]:
-        """`{"samples": N, "load": {"layer.instruction.counter": n, …}, …}`."""
+        """`{"samples": N, "load": {"layer.instruction.counter": n, …}, …}`, and the names of
+        counts that are expected values under "expected", if there are any."""
         sections = {
             name: {".".join(key): number for key, number in table.items()}
             for name, table in self.sections.items()
         }
-        return {"samples": self.samples, **sections}
+        found: dict[str, object] = {"samples": self.samples, **sections}
+        if self.expected:
+            found["expected"] = sorted(".".join(key) for key in self.expected)
+        return found
 
 
 def is_static(key: Key) -> bool:
@@ -91,36 +115,75 @@ def static_counts(
     """The static counts of a run with `samples` samples, and the programming pulses (unless
     left out), which follow from the cell images and the initial `tiles` (None: all cells 0)."""
     counts = Counts(samples)
-    loaded = _Widths.of(program)
-    for name in ("load", "infer", "update"):
-        section = program.section(name)
-        if section is None:
-            continue
-        widths = loaded if name == "load" else loaded.copy()
-        times = samples if name == "infer" else 1
-        walk = _Walk(program, widths, Tallies(Tally))
-        for layer in section.layers:
-            walk.layer = layer.name
-            walk.body(layer.body, {})
-        counts.add(name, walk.tallies, times)
+    for name, tallies, times in _tallies(program, samples):
+        counts.add(name, tallies, times)
     if pulses:
         _add_pulses(program, counts, tiles)
     return counts
 
 
+def expected_counts(
+    program: Program,
+    samples: int = 1,
+    tiles: Tiles | TileState | None = None,
+    pulses: bool = True,
+) -> Counts:
+    """`static_counts` with the expected values of the counters that depend on the values of a
+    run: the ones in the results of reads, for cells and inputs that are 0 and 1 equally often,
+    and ternary inputs that have each of their values equally often. Of the columns that are
+    valid (on average over all positions, where a window reaches beyond its buffer), xor then
+    gives ones in half, and in a quarter, or and nand in three quarters; a latch that `ld.fill`
+    filled has the value that it was filled with."""
+    counts = Counts(samples)
+    expected: set[Key] = set()
+    for name, tallies, times in _tallies(program, samples):
+        for (layer, op), tally in tallies.items():
+            tally["ones"] = round(tally[_ONES] * times / _PART)
+            if tally["ones"]:
+                expected.add((layer, op, "ones"))
+        counts.add(name, tallies, times)
+    if pulses:
+        _add_pulses(program, counts, tiles)
+    return replace(counts, expected=frozenset(expected))
+
+
+def _tallies(program: Program, samples: int) -> Iterator[tuple[str, Tallies, int]]:
+    """What one execution of each section counts, and how often it runs."""
+    loaded = _Widths.of(program)
+    for name in ("load", "infer", "update"):
+        section = program.section(name)
+        if section is None:
+            continue
+        walk = _Walk(program, loaded if name == "load" else loaded.copy(), Tallies(Tally))
+        for layer in section.layers:
+            walk.layer = layer.name
+            walk.body(layer.body, {})
+        yield name, walk.tallies, samples if name == "infer" else 1
+
+
+@dataclass(frozen=True)
+class _Load:
+    """What a latch holds: columns, the expected share of them that are valid, and the expected
+    share of those that are 1."""
+
+    columns: int = 0
+    valid: float = 1.0
+    high: float = 0.5
+
+
 @dataclass
 class _Widths:
-    """What later counts depend on: columns loaded in each latch, and columns that the read of
-    each row of a result register evaluated."""
+    """What later counts depend on: what each latch holds, and columns that the read of each row
+    of a result register evaluated."""
 
-    latches: dict[str, int]
+    latches: dict[str, _Load]
     bits: dict[str, np.ndarray[tuple[int], np.dtype[np.int64]]]
 
     @staticmethod
     def of(program: Program) -> _Widths:
         sizes = register_sizes(program)
         return _Widths(
-            {name: 0 for name, (kind, _) in sizes.items() if kind == "latch"},
+            {name: _Load() for name, (kind, _) in sizes.items() if kind == "latch"},
             {name: np.zeros(n, np.int64) for name, (kind, n) in sizes.items() if kind == "bits"},
         )
 
@@ -144,6 +207,8 @@ class _Walk:
 
     def __post_init__(self) -> None:
         self.datas, self.wins = self.program.datas, self.program.wins
+        self.buffers: dict[str, Mem | View] = {**self.program.mems, **self.program.views}
+        self.inside: dict[tuple[str, str, bool], npt.NDArray[np.float64]] = {}
 
     def body(self, body: list[Instr | Loop], env: Env) -> None:
         for item in body:
@@ -185,6 +250,9 @@ class _Walk:
                 rows, width = self.read(instr, env)
                 yield "rows", rows
                 yield "bits", rows * width
+                load = self.widths.latches[_name(instr.args[2])]
+                ones = rows * width * load.valid * _ones(instr.op, load.high)
+                yield _ONES, round(ones * _PART)
             case "popc":
                 yield "bits", self.popcount(instr, env)
             case "acc":
@@ -204,22 +272,40 @@ class _Walk:
         """Columns that a load fills; remembered for the reads that use the latch."""
         if instr.op == "ld.window":
             win = self.wins[_name(instr.args[2])]
-            _, count, _, columns = win_load(win, _opt(instr, "group", env), _opt(instr, "seg", env))
-            length = count * columns
+            group, seg = _opt(instr, "group", env), _opt(instr, "seg", env)
+            _, count, start, length = win_load(win, group, seg)
+            shares = self.shares(instr, win)[start : start + length]
+            load = _Load(count * length, self.nonzero(instr) * float(shares.mean()))
         elif instr.op == "ld.vector":
             width = _opt(instr, "width", env)
             length = segment(self.channels(instr.args[1], env), width, _opt(instr, "seg", env))[1]
+            load = _Load(length, self.nonzero(instr))
         elif instr.op == "ld.fill":
-            length = self.widths.latches[_name(instr.args[1])]
+            value = _opt(instr, "value", env)
+            load = replace(self.widths.latches[_name(instr.args[1])], high=float(value != 0))
         else:
-            length = _columns(instr, env, self.program.target.cols)
-        self.widths.latches[_name(instr.args[0])] = length
-        return length
+            load = _Load(_columns(instr, env, self.program.target.cols))
+        self.widths.latches[_name(instr.args[0])] = load
+        return load.columns
+
+    def nonzero(self, instr: Instr) -> float:
+        """The expected share of a buffer's values that are valid."""
+        return 2 / 3 if self.buffer(instr.args[1]).type == "tern" else 1.0
+
+    def shares(self, instr: Instr, win: Win) -> npt.NDArray[np.float64]:
+        """In which share of its windows each column of a load is valid."""
+        buffer = self.buffer(instr.args[1])
+        assert buffer.shape is not None
+        key = win.name, buffer.name, "pad" in instr.opts
+        if key not in self.inside:
+            filled = np.ones(win_columns(win))
+            self.inside[key] = filled if key[2] else inside_shares(win, buffer.shape[2:])
+        return self.inside[key]
 
     def read(self, instr: Instr, env: Env) -> tuple[int, int]:
         """Rows and columns of a read; remembered for the popcount of its result."""
         bits, latch = instr.args[0], _name(instr.args[2])
-        width = _columns(instr, env, self.widths.latches[latch])
+        width = _columns(instr, env, self.widths.latches[latch].columns)
         self.widths.bits[_name(bits)][_slice(bits, env)] = width
         return _size(bits, env), width
 
@@ -231,9 +317,12 @@ class _Walk:
         assert isinstance(vec, Ref)
         if vec.range is not None:
             return vec.range.size.value(env)
-        buffer = self.program.mems.get(vec.name) or self.program.views[vec.name]
+        buffer = self.buffer(vec)
         assert buffer.shape is not None
         return buffer.shape[buffer.axis]
+
+    def buffer(self, vec: object) -> Mem | View:
+        return self.buffers[_name(vec)]
 
     def steps(self, instr: Instr) -> int:
         """Operations for each element: taps of a window, comparisons for a level."""
@@ -241,6 +330,19 @@ class _Walk:
             return compares(self.datas[_name(instr.args[2])].shape)
         windowed = instr.op in ("pp.max", "pp.sum")
         return win_taps(self.wins[_name(instr.args[2])]) if windowed else 1
+
+
+def _ones(op: str, high: float) -> float:
+    """The expected share of ones in a read's valid columns, of cells that are 0 and 1 equally
+    often and bits of which `high` are 1."""
+    match op:
+        case "read.and":
+            return high / 2
+        case "read.nand":
+            return 1 - high / 2
+        case "read.or":
+            return (1 + high) / 2
+    return 0.5
 
 
 def _name(arg: object) -> str:
@@ -301,7 +403,7 @@ def _size_expressions(instr: Instr) -> Iterator[Affine]:
             yield span.size
             if isinstance(value, Reg) and instr.op.startswith(("read.", "popc")):
                 yield span.start
-    for name in ("seg", "width", "group"):
+    for name in ("seg", "width", "group", "value"):
         yield _affine(instr, name)
 
 

@@ -3,7 +3,7 @@
 import io
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -116,6 +116,17 @@ def test_json_is_plain(target):
     assert made["energy_pj"]["total"] == pytest.approx(report.total)
     assert made["energy_pj"]["by_layer"]["fc"] == pytest.approx(report.by_layer()["fc"])
     assert made["target"]["figures"]["energy.set"]["status"] == "cited"
+
+
+def test_expected_values_are_labelled(target):
+    counts = replace(COUNTS, expected=frozenset([("conv1", "read.xor", "ones")]))
+    label = "expected values, not counted: read.xor.ones"
+    for given, shown in ((COUNTS, False), (counts, True)):
+        report, out = energy(given, target), io.StringIO()
+        print_counts_and_energy(Outcome(given), report, Console(file=out, width=100))
+        assert (label in out.getvalue()) == shown
+        made = to_json(Outcome(given), report)["counts"]
+        assert made.get("expected") == (["conv1.read.xor.ones"] if shown else None)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Counts known from the text equal those of the run."""
 
 import numpy as np
+import pytest
 from build_program import (
     cells,
     data,
@@ -19,8 +20,9 @@ from build_program import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cimc.ir.types import container
 from cimc.isa.program import Affine, Win
-from cimc.sim.counters import static_counts
+from cimc.sim.counters import expected_counts, static_counts
 from cimc.sim.reference import run
 
 CHANNELS, COLS = 10, 12
@@ -109,6 +111,9 @@ def test_static_counts_equal_the_counts_of_the_run(infer, update, samples, seed)
     zeros = rng.integers(-128, 128, (samples, 1)).astype(np.int8)
     outcome = run(p, {"v": values, "k": zeros}, tiles=tiles)
     known = static_counts(p, samples, tiles)
+    expected = expected_counts(p, samples, tiles)
+    assert expected.static() == known.static()
+    assert {key for key in expected.total() if key[2] == "ones"} == expected.expected
     without_ones = {
         section: {key: n for key, n in table.items() if key[2] != "ones"}
         for section, table in outcome.counts.sections.items()
@@ -170,3 +175,65 @@ def test_a_popcount_counts_the_columns_of_the_reads_it_finds():
     assert static_counts(p).sections["infer"][("l", "popc", "bits")] == expected
     outcome = run(p, {"v": np.ones((1, CHANNELS), np.int8)})
     assert outcome.counts.sections["infer"][("l", "popc", "bits")] == expected
+
+
+# -- expected values -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", ["and", "nand", "or", "xor"])
+@pytest.mark.parametrize("elem", ["bip", "tern", "u2"])
+def test_expected_ones_are_those_of_random_cells_and_inputs(op, elem):
+    """Over padded windows with gaps in segments, and vectors of which some columns are read."""
+    rng = np.random.default_rng(0)
+    win = Win("w", 8, (3, 2), (4, 6), (2, 1), (1, 2, 2, 1), (1, 2), seg=20, up=(1, 2))
+    read = f"read.{op}"
+    body = [
+        loop("p", 24, loop("s", 3,
+            i("ld.window", x(), vec("v", "p"), data("w"), seg="s"),
+            i(read, reg("a", 64), rows(64), x()),
+        )),
+        loop("q", 24,
+            i("ld.vector", x("y"), vec("v", "q")),
+            i(read, reg("b", 64), rows(64), x("y"), cols=(2, 7)),
+        ),
+    ]  # fmt: skip
+    p = program([image("v", elem, (1, 8, 6, 4)), win], body, rows=64, cols=20)
+    low, high = {"bip": (0, 2), "tern": (-1, 2), "u2": (0, 4)}[elem]
+    values = rng.integers(low, high, (100, 8, 6, 4))
+    feeds = {"v": (values * 2 - 1 if elem == "bip" else values).astype(container(elem))}
+    half = np.repeat(np.arange(64, dtype=np.uint8) % 2, 20).reshape(1, 64, 20)
+    tiles = rng.permuted(half, axis=1)
+    key = "l", read, "ones"
+    found = run(p, feeds, tiles=tiles).counts.sections["infer"][key]
+    assert expected_counts(p, 100).sections["infer"][key] == pytest.approx(found, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("op", "value", "share"),
+    [("and", 0, 0), ("and", 1, 0.5), ("nand", 0, 1), ("nand", 1, 0.5), ("or", 0, 0.5),
+     ("or", 1, 1), ("xor", 0, 0.5), ("xor", 1, 0.5)],
+)  # fmt: skip
+def test_expected_ones_of_a_filled_latch(op, value, share):
+    body = [
+        i("ld.vector", x(), vec("v")),
+        i("ld.fill", x("f"), x(), value=value),
+        i(f"read.{op}", reg("d", 4), rows(4), x("f")),
+    ]
+    p = program([image("v", "bip", (1, CHANNELS))], body)
+    counts = expected_counts(p, samples=3)
+    key = "l", f"read.{op}", "ones"
+    assert counts.sections["infer"].get(key, 0) == 3 * 4 * CHANNELS * share
+    assert counts.expected == ({key} if share else set())
+
+
+def test_expected_values_are_named_in_json():
+    body = [i("ld.vector", x(), vec("v")), i("read.xor", reg("d", 4), rows(4), x())]
+    counts = expected_counts(program([image("v", "bip", (1, CHANNELS))], body), samples=2)
+    assert counts.to_json() == {
+        "samples": 2,
+        "load": {},
+        "infer": {"l.ld.vector.bits": 20, "l.read.xor.rows": 8, "l.read.xor.bits": 80,
+                  "l.read.xor.ones": 40},
+        "update": {},
+        "expected": ["l.read.xor.ones"],
+    }  # fmt: skip
