@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from cimc.errors import CompileError, Span
@@ -21,8 +22,20 @@ _LONGEST_SOURCE = 400
 
 def read_text(path: str | Path) -> str:
     """The contents of a UTF-8 text file; CompileError if it can't be read as one."""
-    try:
+    with _reading(path):
         return Path(path).read_text(encoding="utf-8")
+
+
+def text_lines(path: str | Path) -> Iterator[str]:
+    """The lines of such a file with their ends, one after the other; CompileError as above."""
+    with _reading(path), Path(path).open(encoding="utf-8") as file:
+        yield from file
+
+
+@contextmanager
+def _reading(path: str | Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise CompileError(f"can't read the file: {error.strerror}", str(path)) from None
     except UnicodeDecodeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,21 +46,20 @@ def command(
     from cimc.cost.layout import layout
     from cimc.cost.layout_report import print_host, print_layers, print_tiles
     from cimc.cost.report import make_console
-    from cimc.isa.printer import print_program
-    from cimc.textfile import read_text, write_text
+    from cimc.isa.printer import program_lines
+    from cimc.textfile import text_lines, write_text
 
     check_outputs([(floorplan, ".png"), (json_file, "")], [file, *compiling.sources])
     if Path(file).suffix == ".cim":
         if compiling:
             raise click.UsageError("a .cim program is compiled already: give its model instead")
         compiled = api.load(file)
-        text = read_text(file)
+        size = _size(text_lines(file))
     else:
         compiled = compiling.compile(file)
-        text = print_program(compiled.program)
+        size = _size(f"{line}\n" for line in program_lines(compiled.program))
     plan = layout(compiled.program)
     console = make_console()
-    size = _size(text)
     line = compiled.program.target
     click.echo(f"{file}: pipeline {compiled.program.pipeline}, target {line.name}")
     click.echo(
@@ -78,8 +78,13 @@ def command(
         click.echo(f"json: {json_file}")
 
 
-def _size(text: str) -> dict[str, int]:
-    """Lines, lines before the first `.data`, and bytes of a program's text."""
-    lines = text.splitlines()
-    before = next((i for i, line in enumerate(lines) if line.startswith(".data")), len(lines))
-    return {"lines": len(lines), "lines_before_data": before, "bytes": len(text.encode())}
+def _size(text: Iterable[str]) -> dict[str, int]:
+    """Lines, lines before the first `.data`, and bytes of a program's text, from its lines."""
+    size = {"lines": 0, "lines_before_data": 0, "bytes": 0}
+    code = True
+    for line in text:
+        code = code and not line.startswith(".data")
+        size["lines"] += 1
+        size["lines_before_data"] += code
+        size["bytes"] += len(line.encode())
+    return size
