@@ -13,7 +13,7 @@ from pathlib import Path
 def main() -> None:
     from cimc import api
     from cimc.bench.machine import peak_memory
-    from cimc.bench.runners import engine, random_feeds
+    from cimc.bench.programs import engine, random_feeds
 
     file, threads = sys.argv[1:]
     compiled = api.load(Path(file))

@@ -1,9 +1,9 @@
-"""Makes things to time of models: the engine's side and onnxruntime's, with equal threads, and
-checks that both do what they should."""
+"""Makes things to time of models: programs, and onnxruntime in their place; and checks that both
+do what they should."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,13 @@ import numpy as np
 from onnx import ModelProto
 
 from cimc import api
+from cimc.bench.programs import Feeds, Runner, first
 from cimc.errors import CompileError
 from cimc.frontend.importer import import_model
-from cimc.ir.types import Array, random_array
+from cimc.ir.types import Array
 from cimc.isa.program import Program
 from cimc.oracle import compare, open_oracle, verdict
 
-Feeds = Mapping[str, Array]
-Runner = Callable[[Feeds], dict[str, Array]]
-ENGINE = api.ENGINES[0]
 CHECKED = 4  # samples whose outputs are compared
 
 
@@ -45,15 +43,6 @@ def compile_network(
     return Network(path, api.compile(import_model(model, path.name), pipeline=pipeline))
 
 
-def engine(compiled: api.Compiled, threads: int, name: str = ENGINE) -> Runner:
-    """Runs the program by an engine."""
-
-    def run(feeds: Feeds) -> dict[str, Array]:
-        return compiled.run(feeds, engine=name).outputs
-
-    return run
-
-
 def onnxruntime(model: ModelProto | bytes, threads: int, what: str) -> Runner:
     """Runs a model in onnxruntime, fully optimised. Raises CompileError if it is refused."""
     import onnxruntime as ort
@@ -75,34 +64,6 @@ def onnxruntime(model: ModelProto | bytes, threads: int, what: str) -> Runner:
         return dict(zip(names, session.run(None, dict(feeds))))
 
     return run
-
-
-def random_feeds(program: Program, samples: int, seed: int = 0) -> dict[str, Array]:
-    """Seeded inputs of a program, `samples` along each batch axis. Raises CompileError for an
-    input that is no tensor."""
-    rng = np.random.default_rng(seed)
-    feeds = {}
-    for mem in program.inputs:
-        if mem.shape is None:
-            raise CompileError(f"input '{mem.input}' is no tensor")
-        shape = list(mem.shape)
-        if mem.batch is not None:
-            shape[mem.batch] *= samples
-        feeds[str(mem.input)] = random_array(rng, mem.type, tuple(shape))
-    return feeds
-
-
-def first(program: Program, feeds: Feeds, samples: int) -> dict[str, Array]:
-    """The first samples of inputs, or all that there are."""
-    axes = {mem.input: (mem.batch, mem.shape) for mem in program.inputs}
-    found = {}
-    for name, value in feeds.items():
-        batch, shape = axes[name]
-        if batch is None or shape is None:
-            found[name] = value
-            continue
-        found[name] = value[(slice(None),) * batch + (slice(samples * shape[batch]),)]
-    return found
 
 
 def wrong_outputs(network: Network, run: Runner, feeds: Feeds, samples: int = CHECKED) -> str:

@@ -14,6 +14,7 @@ from statistics import median, quantiles
 from time import perf_counter
 
 Work = Callable[[], object]
+Probe = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -70,21 +71,30 @@ def spread(values: list[float]) -> float:
     return (high - low) / 2 / middle if middle else 0.0
 
 
-def in_turns(functions: Mapping[str, Work], effort: Effort) -> Series:
+def in_turns(
+    functions: Mapping[str, Work], effort: Effort, probes: Mapping[str, Probe] | None = None
+) -> Series:
     """Time each function in every round, in a changing order, after calls to warm up.
 
-    A timing repeats its function until it takes `effort.least` seconds."""
+    A timing repeats its function until it takes `effort.least` seconds. probes: take a time by
+    themselves and give it, in seconds."""
+    probes = probes or {}
     with _no_collection():
         inner = {name: _calls(work, effort.least) for name, work in functions.items()}
-        seconds: dict[str, list[float]] = {name: [] for name in functions}
-        order, start = list(functions), perf_counter()
+        for warm in probes.values():
+            warm()
+        order = [*functions, *probes]
+        seconds: dict[str, list[float]] = {name: [] for name in order}
+        start = perf_counter()
         for done in range(effort.repeats):
             if done >= _FEWEST and perf_counter() - start > effort.most:
                 break
             for name in order:
-                seconds[name].append(_timed(functions[name], inner[name]))
+                probe = probes.get(name)
+                took = _timed(functions[name], inner[name]) if probe is None else probe()
+                seconds[name].append(took)
             order.reverse()  # A B, B A: a drift hits both alike
-    return Series(seconds, inner)
+    return Series(seconds, inner | dict.fromkeys(probes, 1))
 
 
 def _calls(work: Work, least: float) -> int:

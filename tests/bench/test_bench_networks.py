@@ -12,8 +12,9 @@ from cimc import api
 from cimc.bench.builder import tensor
 from cimc.bench.mnist import mnist_binary, mnist_float, mnist_qdq
 from cimc.bench.networks import binary_layer, ds_cnn, mobilenet_v2, tfc_1w1a
+from cimc.bench.programs import engine, random_feeds
 from cimc.bench.resnet import resnet50, resnet50_float
-from cimc.bench.runners import compile_network, random_feeds, wrong_outputs
+from cimc.bench.runners import compile_network, wrong_outputs
 from cimc.frontend.importer import import_model
 from cimc.frontend.session import open_session
 from cimc.isa.program import walk
@@ -76,7 +77,7 @@ def test_the_binary_layer_is_one_gemm_of_bits_and_a_small_one():
 def test_programs_do_what_their_models_do(model, tmp_path):
     network = compile_network(model(), tmp_path)
     feeds = random_feeds(network.program, 3)
-    assert wrong_outputs(network, lambda some: network.compiled.run(some).outputs, feeds) == ""
+    assert wrong_outputs(network, engine(network.compiled, 1), feeds) == ""
 
 
 def _images(count):

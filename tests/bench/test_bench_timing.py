@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cimc.bench import timing
-from cimc.bench.roofline import counted, roofline_work
+from cimc.bench.roofline import WORDS, available, counted, roofline_work
 from cimc.bench.timing import Effort, Series, in_turns, spread
 
 EFFORT = Effort(repeats=4, least=1.0, most=1000.0, processes=1)
@@ -80,19 +80,38 @@ def test_json_has_medians_and_every_timing():
     assert found["calls_in_one_timing"] == 5
 
 
+def test_probes_take_their_own_time(monkeypatch):
+    clock = Clock(monkeypatch)
+    series = in_turns({"a": clock.work("a", 1.0)}, EFFORT, {"b": lambda: 0.25})
+    assert series.seconds == {"a": [1.0] * 4, "b": [0.25] * 4}
+    assert series.ratios("b", "a") == [0.25] * 4
+
+
+def _bits(moving, vectors):
+    return int(np.bitwise_count(moving ^ vectors).sum())
+
+
+def _bytes(moving, vectors):
+    unsigned, signed = moving.view(np.uint8).astype(int), vectors.view(np.int8).astype(int)
+    return int((unsigned * signed).sum())
+
+
+@pytest.mark.parametrize(("kind", "sums"), [("bit", _bits), ("byte", _bytes)])
 @pytest.mark.parametrize("rounds", [1, 2, 77])
-def test_the_roofline_counts_what_it_says(rounds):
-    words = np.random.default_rng(0).integers(0, 2**32, 9 * 16, dtype=np.uint32)
+def test_the_roofline_computes_what_it_says(kind, sums, rounds):
+    if not available(kind):
+        pytest.skip(f"this processor has no dot products of {kind}s")
+    words = np.random.default_rng(0).integers(0, 2**32, WORDS, dtype=np.uint32)
     vectors, total = words.reshape(9, 16), 0
     moving = vectors[0].copy()
     for _ in range(rounds):
-        total += int(np.bitwise_count(moving ^ vectors[1:]).sum())
+        total += sums(moving, vectors[1:])
         moving += np.uint32(0x9E3779B9)
-    assert counted(words, rounds) == total % 2**32
+    assert counted(words, rounds, kind) == total % 2**32
 
 
 def test_threads_of_the_roofline_add_up():
-    (one, bits), (two, twice) = roofline_work(1, 1000), roofline_work(2, 1000)
-    assert (bits, twice) == (1000 * 8 * 512, 2000 * 8 * 512)
+    (one, macs), (two, twice) = roofline_work(1, 1000), roofline_work(2, 1000)
+    assert (macs, twice) == (1000 * 8 * 512, 2000 * 8 * 512)
     one()
     two()

@@ -50,7 +50,7 @@ def test_a_model_of_the_user(folder, capsys):
 
 
 def test_wrong_outputs_are_told(folder, capsys, monkeypatch):
-    def broken(compiled, threads, name="lanes"):
+    def broken(compiled, threads, name=""):
         def run(feeds):
             return {k: v + np.float32(1) for k, v in compiled.run(feeds).outputs.items()}
 
@@ -111,7 +111,7 @@ def test_everything_at_once(folder, capsys):
     for figure in run["figures"]:
         assert figure["value"] > 0, figure["key"]
         assert figure["wrong"] == "", figure["key"]
-        assert figure["details"]["threads"] == 2
+        assert figure["details"]["threads"] == 2 or figure["key"].startswith("popcount")
     printed = next(f for f in run["figures"] if f["key"] == "eval-200")["details"]["printed"]
     assert all("/200)" in text for text in printed.values())
     same = next(f for f in run["figures"] if f["key"] == "mnist-int8-16")
