@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cimc.errors import CompileError
-from cimc.isa.check.registers import keeps_registers
+from cimc.isa.check.registers import borrowed, keeps_registers
 from cimc.isa.effects import Tally
 from cimc.isa.program import (
     Affine,
@@ -43,17 +43,42 @@ Body = list[Instr | Loop]
 # -- which loops -----------------------------------------------------------------------
 
 
-def independent(program: Program, section: Section, layer: Layer, loop: Loop) -> bool:
+def independent(
+    program: Program, section: Section, layer: Layer, loop: Loop, later: set[str]
+) -> bool:
     """Whether the iterations of a loop outside any other share no register and no element of a
     buffer, and use its variable for positions only. A sufficient condition: each vector that
-    is written lies at a position of its own, each register is written before it is read."""
+    is written lies at a position of its own, each register is written before it is read, and
+    none of them is among those that are read `later`."""
     if not (loop.lo.is_const and loop.hi.is_const):
         return False
     return (
         _only_positions(loop.body, loop.var)
         and _own_places(program, loop)
         and keeps_registers(section, layer, loop)
+        and not later & _written(loop.body)
     )
+
+
+def with_later(section: Section) -> list[tuple[Layer, Instr | Loop, set[str]]]:
+    """Each item of a section, with the registers of before it that items behind it may read."""
+    found: list[tuple[Layer, Instr | Loop, set[str]]] = []
+    later: set[str] = set()
+    for layer in reversed(section.layers):
+        for item in reversed(layer.body):
+            found.append((layer, item, set(later)))
+            later |= borrowed(section, layer, item)
+    return found[::-1]
+
+
+def _written(body: Body) -> set[str]:
+    """Names of the registers that a body writes."""
+    return {
+        arg.name
+        for instr in walk(body)
+        for param, arg in zip(TABLE[instr.op].params, instr.args, strict=True)
+        if isinstance(arg, Reg) and param.role != "r"
+    }
 
 
 def _only_positions(body: Body, var: str) -> bool:
@@ -187,12 +212,11 @@ def bind_lanes(
 ) -> list[Step | BoundLoop | LaneLoop]:
     """The instructions of a section as steps, independent loops as lanes."""
     found: list[Step | BoundLoop | LaneLoop] = []
-    for layer in section.layers:
-        for item in layer.body:
-            if not isinstance(item, Loop) or not independent(program, section, layer, item):
-                found += bind(machine, [Layer(layer.name, [item])], tallies)
-                continue
-            for instr in walk(item.body):
-                tallies[layer.name, instr.op]  # counts in the order of the text
-            found.append(LaneLoop(item, layer.name, machine, tallies))
+    for layer, item, later in with_later(section):
+        if not isinstance(item, Loop) or not independent(program, section, layer, item, later):
+            found += bind(machine, [Layer(layer.name, [item])], tallies)
+            continue
+        for instr in walk(item.body):
+            tallies[layer.name, instr.op]  # counts in the order of the text
+        found.append(LaneLoop(item, layer.name, machine, tallies))
     return found

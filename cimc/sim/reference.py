@@ -16,6 +16,7 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
+from cimc.errors import CompileError
 from cimc.ir.types import Array, container
 from cimc.isa.effects import Tally
 from cimc.isa.program import Program
@@ -86,7 +87,11 @@ def run(
             machine = Machine(program, size, cells, fragments)
         machine.start_from(once)
         feed.fill(machine, done)
-        run_section(machine, program, "infer", counts, lanes)
+        try:
+            run_section(machine, program, "infer", counts, lanes)
+        except CompileError:
+            refuse(once, program, feed, done, done + size)
+            raise
         outputs.take(machine)
         done += size
         if progress is not None:
@@ -94,6 +99,18 @@ def run(
     run_section(once, program, "update", counts)
     state = TileState(cells, program.target.cols)
     return Result(outputs.join(feed.samples), counts, state, feed.samples)
+
+
+def refuse(once: Machine, program: Program, feed: Feed, start: int, stop: int) -> None:
+    """Run the samples [start, stop) one by one and raise the CompileError of the first that is
+    refused: which one it is doesn't depend on how many run at a time. once: what `.load` left."""
+    section = program.section("infer")
+    assert section is not None
+    for sample in range(start, stop):
+        machine = Machine(program, 1, once.cells, once.fragments)
+        machine.start_from(once)
+        feed.fill(machine, sample)
+        execute(bind(machine, section.layers, Tallies(Tally)), {})
 
 
 def host_fragments(program: Program) -> dict[str, Fragment]:

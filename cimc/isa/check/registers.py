@@ -153,6 +153,16 @@ def keeps_registers(section: Section, layer: Layer, loop: Loop) -> bool:
     return not uses.shared and not uses.reduced
 
 
+def borrowed(section: Section, layer: Layer, item: Instr | Loop) -> set[str]:
+    """Registers that an item outside of loops may find as something before it left them."""
+    uses = _Uses()
+    if isinstance(item, Loop):
+        _collect(section, layer, item.body, (item,), uses)
+    else:
+        _collect(section, layer, [item], (), uses)
+    return {*uses.shared, *uses.reduced}
+
+
 def _private(
     scope: Scope, section: Section, layer: Layer, par: Loop, loops: tuple[Loop, ...]
 ) -> list[str]:

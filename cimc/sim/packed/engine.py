@@ -17,16 +17,14 @@ import numpy as np
 
 from cimc.errors import CompileError
 from cimc.ir.types import Array, container
-from cimc.isa.effects import Tally
 from cimc.isa.program import Program
-from cimc.sim.bind import Tallies, bind, execute
 from cimc.sim.counters import Counts, expected_counts, static_counts
 from cimc.sim.feed import Feed, Outputs
 from cimc.sim.machine import Machine, Tiles, TileState, pack_tiles
 from cimc.sim.packed.matrix import Cells
 from cimc.sim.packed.plan import Plan, make_plan
 from cimc.sim.packed.state import Failed, Ones, State
-from cimc.sim.reference import Progress, Result, host_fragments, run_section
+from cimc.sim.reference import Progress, Result, host_fragments, refuse, run_section
 
 _CHUNK_BYTES = 4 << 20  # buffers of a chunk: what stays in a second- or third-level cache
 _MOST_SAMPLES = 256
@@ -151,7 +149,7 @@ class Engine:
                 state.start(feed.part(0, number), number)
                 times.append([StepTime(*found) for found in state.timed(number)])
         except Failed:
-            self._explain(ready, feed, 0, number)
+            refuse(ready.once, self.program, feed, 0, number)
             raise
         self._states.append(state)
         by_step = zip(*times[1:], strict=True)  # the first run may compile
@@ -211,7 +209,7 @@ class Engine:
             state.run(number, ones, pool, self.threads)
             found = {name: _copied(value) for name, value in state.outputs(number).items()}
         except Failed:
-            self._explain(ready, feed, start, stop)
+            refuse(ready.once, self.program, feed, start, stop)
             raise AssertionError("the reference interpreter runs what the engine refused") from None
         finally:
             self._states.append(state)
@@ -228,16 +226,6 @@ class Engine:
                 except IndexError:  # another thread took the last
                     break
         return State(self.program, ready.plan, ready.once, number, self.fragments)
-
-    def _explain(self, ready: _Ready, feed: Feed, start: int, stop: int) -> None:
-        """Run samples one by one, step by step, to the first that is refused."""
-        section = self.program.section("infer")
-        assert section is not None
-        for sample in range(start, stop):
-            machine = Machine(self.program, 1, ready.once.cells, self.fragments)
-            machine.start_from(ready.once)
-            feed.fill(machine, sample)
-            execute(bind(machine, section.layers, Tallies(Tally)), {})
 
     def _counts(self, ready: _Ready, ones: Ones, samples: int) -> Counts:
         """Static counts from the text, the others as they were found."""

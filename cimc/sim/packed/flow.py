@@ -98,16 +98,6 @@ def written(site: Site) -> Iterator[str]:
             yield arg.name
 
 
-def read_registers(body: Sequence[Instr | Loop]) -> set[str]:
-    """All registers that a body reads."""
-    return {
-        arg.name
-        for instr, _ in _walk(body, ())
-        for param, arg in zip(TABLE[instr.op].params, instr.args, strict=True)
-        if isinstance(arg, Reg) and (param.role != "w" or arg.field is not None)
-    }
-
-
 def _walk(body: Sequence[Instr | Loop], path: Path) -> Iterator[tuple[Instr, Path]]:
     for item in body:
         if isinstance(item, Loop):

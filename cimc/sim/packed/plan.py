@@ -15,11 +15,11 @@ import numpy as np
 from cimc.isa.program import Instr, Layer, Loop, Program, Ref, Refs, Section, walk
 from cimc.isa.state import Buffer, HostBuffer
 from cimc.isa.table import TABLE
-from cimc.sim.lanes import independent
+from cimc.sim.lanes import independent, with_later
 from cimc.sim.packed import flow
 from cimc.sim.packed.between import Between
 from cimc.sim.packed.context import Context
-from cimc.sim.packed.flow import Flow, Refused, Site
+from cimc.sim.packed.flow import Flow, Refused
 from cimc.sim.packed.layout import Layout
 from cimc.sim.packed.matrix import Cells
 from cimc.sim.packed.ones import ones_of
@@ -39,12 +39,17 @@ class Item:
 
     layer: Layer
     item: Instr | Loop
+    otherwise: str  # "lanes" or "reference"
     how: str = "packed"  # or "lanes", "reference", "host"
     why: str = ""
     steps: list[Step] = field(default_factory=list)
     reads: set[str] = field(default_factory=set)
     writes: set[str] = field(default_factory=set)
     covers: set[str] = field(default_factory=set)
+
+    def refuse(self, why: str) -> None:
+        """Leave it to the reference's effects."""
+        self.how, self.why, self.steps, self.covers = self.otherwise, why, [], set()
 
 
 @dataclass
@@ -93,63 +98,10 @@ def make_plan(
         return plan
     found = [
         _item(program, section, layer, item, layout, cells, contract, later)
-        for layer, item, later in _with_later(section)
+        for layer, item, later in with_later(section)
     ]
     _forms(plan, program, found)
     return plan
-
-
-def _with_later(section: Section) -> list[tuple[Layer, Instr | Loop, set[str]]]:
-    """Each item of a section, with the registers that items behind it read."""
-    found: list[tuple[Layer, Instr | Loop, set[str]]] = []
-    later: set[str] = set()
-    for layer in reversed(section.layers):
-        for item in reversed(layer.body):
-            found.append((layer, item, set(later)))
-            later |= _live_in(item)
-    return found[::-1]
-
-
-def _live_in(item: Instr | Loop) -> set[str]:
-    """Registers that an item may read before it writes them: all that it reads, unless it first
-    writes them at its top."""
-    body = item.body if isinstance(item, Loop) else [item]
-    reads = flow.read_registers(body)
-    if isinstance(item, Loop):
-        try:
-            inner = Flow.read(body)
-        except Refused:
-            return reads
-        reads -= {name for name in reads if _defined_first(inner, name)}
-    return reads
-
-
-def _defined_first(inner: Flow, name: str) -> bool:
-    """Whether every use of a register in a loop follows a definition in the same iteration."""
-    for site in inner.sites:
-        row = TABLE[site.op]
-        for param, arg in zip(row.params, site.instr.args, strict=True):
-            if getattr(arg, "name", None) != name or not hasattr(arg, "field"):
-                continue
-            if param.role == "w" and arg.field is None:
-                continue
-            try:
-                _use(inner, site, name, param.kind, param.role)
-            except Refused:
-                return False
-    return True
-
-
-def _use(inner: Flow, site: Site, name: str, kind: str, role: str) -> None:
-    if kind in ("acc", "scalar"):
-        if role == "rw":
-            before = [s for s in inner.writes.get(name, []) if s.at < site.at]
-            if not any(s.op == "acc.clr" and flow.inside(site.path, s.path) for s in before):
-                raise Refused("")
-            return
-        inner.sums(site, name)
-        return
-    inner.definition(site, name)
 
 
 def _preferred(program: Program, section: Section | None) -> dict[str, str]:
@@ -181,21 +133,18 @@ def _item(
     contract: bool,
     later: set[str],
 ) -> Item:
-    made = Item(layer, item)
-    body = [item]
-    for instr in walk(body):
+    lanes = isinstance(item, Loop) and independent(program, section, layer, item, later)
+    made = Item(layer, item, "lanes" if lanes else "reference")
+    for instr in walk([item]):
         for name, role in _buffers(instr):
             (made.writes if role == "w" else made.reads).add(layout.root(name))
     if isinstance(item, Instr) and item.op == "host":
-        made.how, made.why = "host", "a host fragment"
+        made.how, made.why, made.covers = "host", "a host fragment", set(made.writes)
         return made
     try:
         _packed(made, program, layout, cells, contract, later)
     except Refused as refused:
-        made.steps, made.covers = [], set()
-        made.why = str(refused)
-        lanes = isinstance(item, Loop) and independent(program, section, layer, item)
-        made.how = "lanes" if lanes else "reference"
+        made.refuse(str(refused))
     return made
 
 
@@ -284,11 +233,12 @@ def _buffers(instr: Instr) -> Iterator[tuple[str, str]]:
 def _forms(plan: Plan, program: Program, items: list[Item]) -> None:
     """Insert conversions where an item needs a buffer in the form that it isn't in."""
     held: dict[str, set[str]] = {}  # forms that hold the buffer's value
+    mems = program.mems
     inputs = {mem.name for mem in program.inputs}
+    whole = set(inputs)  # every element has been written
 
     def need(root: str, form: str) -> None:
-        mem = program.mems[root]
-        if mem.shape is None:
+        if mems[root].shape is None:
             return
         if root not in held:
             # as it starts: what `.load` left, or the input, which comes flat
@@ -299,11 +249,18 @@ def _forms(plan: Plan, program: Program, items: list[Item]) -> None:
             held[root].add(form)
 
     for item in items:
+        needed = sorted(item.reads | (item.writes - item.covers))
+        blank = [root for root in needed if mems[root].type == "bip" and root not in whole]
+        if item.how == "packed" and blank:
+            # an element that nothing has written holds 0, for which bip has no bit
+            item.refuse(f"not all of {blank[0]} has been written")
+            needed = sorted(item.reads | item.writes)
         form = "packed" if item.how == "packed" else "flat"
-        for root in sorted(item.reads | (item.writes - item.covers)):
+        for root in needed:
             need(root, form)
         for root in item.writes:
             held[root] = {form}
+        whole |= item.covers
         plan.items.append(item)
     for mem in program.outputs:
         need(mem.name, "flat")

@@ -333,6 +333,8 @@ def _inputs(
     if u is not None and slot.format.kind != TERN:
         _add_valid(outcome, u, places, source.pad is not None)
     step.work = len(ctx.values) * part.size * places.columns
+    if product:
+        by_plane[0] //= worth(slot.elem)[0]  # i1: its one bit counts -1
     if product and depthwise:
         _depthwise(step, by_plane[0], places, slot)
         low = slot.format.low * by_plane[0].sum(axis=1, dtype=np.int64)

@@ -135,6 +135,12 @@ class Reader:
             raise Refused("the bounds of an inner loop change with the outer loop")
         return iterations(path)
 
+    def values(self, expr: Affine, env: Env, count: int) -> Ints:
+        """The value of an expression in each iteration of the inner loops."""
+        if expr.uses(self.var):
+            raise Refused("more than positions changes with the outer loop")
+        return values(expr, env, count)
+
     def _update(self, found: Sum, site: Site, use: Site) -> None:
         count, env = self.enumerate(site.path)
         out = _outer(site.path, use.path, found.outs)
@@ -145,7 +151,7 @@ class Reader:
             self._multiply(found, site, use, (out, acc, n), env)
             return
         sign = -1 if site.op == "acc.sub" else 1
-        shl = values(_affine(site.instr, "shl"), env, count)
+        shl = self.values(_affine(site.instr, "shl"), env, count)
         if count and int(shl.max()) > 40:
             raise Refused("a shift by more than 40")
         coef = sign * (np.int64(1) << shl)
@@ -215,14 +221,14 @@ class Reader:
         bits = register(popc, 1)
         read = self.flow.definition(popc, bits.name)
         row, rows = self._within(bits, register(read, 0), env, count)
-        width = values(_affine(popc.instr, "width"), env, count)
+        width = self.values(_affine(popc.instr, "width"), env, count)
         cells = read.instr.args[1]
         assert isinstance(cells, Rows)
         load = self.load(self.flow.definition(read, register(read, 2).name), count, env)
         self._same_source(found, load.source, load.position)
         made = _terms(count, OPS[read.op.split(".")[1]])
-        made["tile"] = values(cells.tile, env, count)
-        made["row"] = values(cells.range.start, env, count) + row
+        made["tile"] = self.values(cells.tile, env, count)
+        made["row"] = self.values(cells.range.start, env, count) + row
         cols = self._cols(read, env, count)
         if not width.any():
             made["row"] += start
@@ -254,7 +260,7 @@ class Reader:
         assert isinstance(cells, Rows)
         made = _terms(count, OPS[site.op.split(".")[1]])
         made["out"], made["coef"] = np.arange(count), 1
-        made["tile"] = values(cells.tile, env, count)
+        made["tile"] = self.values(cells.tile, env, count)
         made["row"], made["n"] = self._span(cells.range, env, count)
         split = _by_group(made, load, self._cols(site, env, count), self.program.target.cols)
         return load, split
@@ -267,7 +273,7 @@ class Reader:
             load = self.load(filled, count, env)
             if load.latch != "bits":
                 raise Refused("ld.fill of a filled latch")
-            value = values(_affine(instr, "value"), env, count)
+            value = self.values(_affine(instr, "value"), env, count)
             if (value != value[:1]).any():
                 raise Refused("ld.fill with a value that changes")
             return replace(load, latch="one" if value[:1].any() else "zero")
@@ -276,14 +282,14 @@ class Reader:
         vector = instr.args[1]
         assert isinstance(vector, Ref)
         assert vector.index is not None
-        seg = values(_affine(instr, "seg"), env, count)
-        plane = values(_affine(instr, "plane"), env, count)
-        col = values(_affine(instr, "col"), env, count)
+        seg = self.values(_affine(instr, "seg"), env, count)
+        plane = self.values(_affine(instr, "plane"), env, count)
+        col = self.values(_affine(instr, "col"), env, count)
         if instr.op == "ld.window":
             win = self.wins[instr.args[2].name]  # type: ignore[union-attr]
             pad = self._pad(instr)
             source = Source(vector.name, win, 0, win_columns(win), pad)
-            group = values(_affine(instr, "group"), env, count)
+            group = self.values(_affine(instr, "group"), env, count)
             return Load(source, vector.index, "bits", seg, plane, group, col)
         lo, size = self._channels(vector)
         width = _affine(instr, "width")
@@ -323,9 +329,7 @@ class Reader:
         return lo, lo + size
 
     def _span(self, span: Range, env: Env, count: int) -> tuple[Ints, Ints]:
-        if span.start.uses(self.var) or span.size.uses(self.var):
-            raise Refused("a range that changes with the outer loop")
-        return values(span.start, env, count), values(span.size, env, count)
+        return self.values(span.start, env, count), self.values(span.size, env, count)
 
     def _within(self, use: Reg, made: Reg, env: Env, count: int) -> tuple[Ints, Ints]:
         """Where the range `use` starts in the range `made`, and its size."""
