@@ -6,6 +6,7 @@ them as words. Knows nothing of text, files' lines or tiles.
 
 from __future__ import annotations
 
+import mmap
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +14,8 @@ import numpy.typing as npt
 
 Bits = npt.NDArray[np.uint8]
 Octets = npt.NDArray[np.uint8]
+
+_LARGE = 1 << 18  # bytes
 
 
 class Source(Protocol):
@@ -32,7 +35,7 @@ class Cells:
     ) -> None:
         """`packed` is kept, not copied. With a `source`, `release` may forget it."""
         self.shape = shape
-        self._packed: Octets | None = np.frombuffer(packed, np.uint8)
+        self._packed: Octets | None = _apart(packed)
         self._source = source
         assert self._packed.size == -(-shape[0] * shape[1] // 8)
 
@@ -48,7 +51,7 @@ class Cells:
         packed = self._packed
         if packed is None:
             assert self._source is not None
-            packed = self._packed = np.frombuffer(self._source.read(), np.uint8)
+            packed = self._packed = _apart(self._source.read())
         return packed
 
     @property
@@ -100,6 +103,16 @@ class Cells:
 
     def __repr__(self) -> str:
         return f"Cells({self.shape[0]}, {self.shape[1]})"
+
+
+def _apart(packed: bytes | Octets) -> Octets:
+    """Large items get pages of their own, which the system has back when they are released."""
+    octets = np.frombuffer(packed, np.uint8)
+    if octets.size < _LARGE:
+        return octets
+    pages = np.frombuffer(mmap.mmap(-1, octets.size), np.uint8)
+    pages[:] = octets
+    return pages
 
 
 def are_bits(array: npt.NDArray[Any]) -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,7 @@ from cimc.isa.state import (
     Ints,
     Latch,
     ResultBits,
+    Values,
     Window,
     Words,
     pack,
@@ -35,6 +38,8 @@ from cimc.isa.table import TABLE
 
 Register = Latch | ResultBits | Accumulators | Ints
 Tiles = npt.NDArray[np.uint8]
+
+_ALIGN = 64  # bytes: where a buffer may begin
 
 
 class Machine:
@@ -107,13 +112,12 @@ def _copy(to: Register, source: Register) -> None:
 def _buffers(program: Program, samples: int) -> dict[str, Buffer | HostBuffer]:
     """Every `.mem`, zeroed, and every `.view` on the storage of its source."""
     buffers: dict[str, Buffer | HostBuffer] = {}
+    flats = _flats(program, samples)
     for mem in program.mems.values():
         if mem.shape is None:
             buffers[mem.name] = HostBuffer([None] * samples)
-            continue
-        size = int(np.prod(mem.shape))
-        flat = np.zeros((samples, size), dtype=container(mem.type))
-        buffers[mem.name] = Buffer(mem.type, mem.shape, mem.axis, flat)
+        else:
+            buffers[mem.name] = Buffer(mem.type, mem.shape, mem.axis, flats[mem.name])
     waiting = list(program.views.values())
     while waiting:
         ready = [view for view in waiting if view.source in buffers]
@@ -124,6 +128,26 @@ def _buffers(program: Program, samples: int) -> dict[str, Buffer | HostBuffer]:
             buffers[view.name] = source.view(view.type, view.shape, view.axis, view.perm)
         waiting = [view for view in waiting if view.name not in buffers]
     return buffers
+
+
+def _flats(program: Program, samples: int) -> dict[str, Values]:
+    """The storage of each buffer [samples, elements], zeroed: parts of one block, so that what
+    is never written takes no memory of the system's."""
+    shapes = {
+        mem.name: (container(mem.type), (samples, prod(mem.shape)))
+        for mem in program.mems.values()
+        if mem.shape is not None
+    }
+    sizes = [prod(shape) * dtype.itemsize for dtype, shape in shapes.values()]
+    ends = [0, *accumulate(-(-size // _ALIGN) * _ALIGN for size in sizes)]
+    block = np.zeros(ends[-1] + _ALIGN, np.uint8)
+    block = block[-block.ctypes.data % _ALIGN :]
+    flats: dict[str, Values] = {}
+    for (name, (dtype, shape)), start, size in zip(shapes.items(), ends, sizes, strict=False):
+        part = block[start : start + size]
+        # numpy makes objects (texts) no view of bytes
+        flats[name] = np.zeros(shape, dtype) if dtype.hasobject else part.view(dtype).reshape(shape)
+    return flats
 
 
 def _physical_rows(program: Program) -> dict[int, Ints]:

@@ -91,6 +91,19 @@ def test_released_bits_are_read_again():
     assert (cells.nbytes, store.reads) == (5, 1)
 
 
+def test_large_items_are_copied_and_equal():
+    """Beyond the size from which they have pages of their own."""
+    packed = np.random.default_rng(0).bytes(1 << 20)
+    cells = Cells(packed, (1 << 13, 1 << 10), _Store(packed))
+    assert cells.packed.tobytes() == packed
+    bits = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")
+    np.testing.assert_array_equal(cells.rows(5000, 5003).reshape(-1), bits[5000 << 10 :][: 3 << 10])
+    view = cells.packed
+    cells.release()
+    assert view.tobytes() == packed
+    assert cells.packed.tobytes() == packed
+
+
 def test_bits_without_a_source_stay():
     cells = Cells.of(np.eye(3))
     cells.release()

@@ -200,7 +200,7 @@ def test_a_file_that_was_changed_in_its_place_is_an_error(tmp_path):
 
 
 def test_reading_and_writing_take_memory_for_one_item_besides_the_program(tmp_path):
-    items, size = 8, 1 << 19
+    items, size = 32, 1 << 17
     rng = np.random.default_rng(0)
     bits = [Data(f"d{i}", "cells", Cells(rng.bytes(size), (size // 16, 128))) for i in range(items)]
     path = tmp_path / "p.cim"
