@@ -16,6 +16,7 @@ from cimc.bench.resnet import resnet50
 from cimc.bench.rows import Setup
 from cimc.bench.runners import compile_network
 from cimc.bench.timing import Series
+from cimc.errors import CompileError
 
 _CIMC = [sys.executable, "-c", "from cimc.cli.main import main; main()"]
 
@@ -122,6 +123,10 @@ def memory(setup: Setup) -> list[Figure]:
 
 
 def _output(command: list[str], folder: Path) -> str:
-    """Standard output of a process that must succeed."""
-    done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    """Standard output of a process. Raises CompileError if it fails, with its last words."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        words = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        shown = " ".join(part for part in command[1:] if "\n" not in part)
+        raise CompileError(f"a process that was to be measured failed: {words}", shown)
     return done.stdout.strip()

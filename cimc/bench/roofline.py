@@ -24,7 +24,7 @@ _LANES = 16  # 32-bit words of a vector
 _SUMS = 8  # independent chains: additions wait for each other
 _VECTOR = ir.VectorType(ir.IntType(32), _LANES)
 _INDEX = ir.IntType(64)
-_MACS_OF_A_WORD = {"bit": 32, "byte": 4}
+MACS_OF_A_ROUND = {"bit": 32 * _SUMS * _LANES, "byte": 4 * _SUMS * _LANES}
 WORDS = (_SUMS + 1) * _LANES
 """Of an input: the first vector, which moves on from round to round, and one for each sum."""
 
@@ -51,7 +51,7 @@ def roofline_work(threads: int, rounds: int, kind: str = "bit") -> tuple[Work, i
     """A function to time, and how many multiply-accumulates one call is worth."""
     run = _kernel(kind)
     words = np.random.default_rng(0).integers(0, 2**32, WORDS, dtype=np.uint32)
-    macs = rounds * _SUMS * _LANES * _MACS_OF_A_WORD[kind]
+    macs = rounds * MACS_OF_A_ROUND[kind]
     if threads == 1:
         return (lambda: run(words, rounds)), macs
     pool = ThreadPoolExecutor(threads)

@@ -17,10 +17,10 @@ from cimc.bench.mnist import mnist_binary, mnist_float, mnist_qdq
 from cimc.bench.networks import binary_layer, ds_cnn, mobilenet_v2, tfc_1w1a
 from cimc.bench.programs import Feeds, Runner, engine, first, random_feeds
 from cimc.bench.resnet import resnet50, resnet50_float
-from cimc.bench.roofline import roofline_work
+from cimc.bench.roofline import MACS_OF_A_ROUND, roofline_work
 from cimc.bench.runners import Network, agreement, compile_network, onnxruntime, wrong_outputs
 from cimc.bench.same_model import quantised_export
-from cimc.bench.timing import Effort, Series, Work, in_turns
+from cimc.bench.timing import Effort, Series, Work, in_turns, median_of
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,17 @@ def _popcount(setup: Setup, k: int) -> Figure:
     batch = 8 if setup.quick else 128
     network = compile_network(binary_layer(channels, rows, kernel, size), setup.folder)
     feeds = random_feeds(network.program, batch)
-    roofline, macs = roofline_work(1, 20_000 if setup.quick else 2_000_000)
-    repeats = 3 if setup.quick else 15
+    bits = batch * size * size * rows * k
+    roofline, macs = roofline_work(1, bits // MACS_OF_A_ROUND["bit"])  # as long as the GEMM
+    repeats = 3 if setup.quick else 25
 
     def gemm() -> float:
         steps = network.compiled.profile(feeds, repeats=repeats)
         return sum(s.seconds for s in steps if (s.layer, s.unit) == ("conv", "bit"))
 
-    series = in_turns({"roofline": roofline}, setup.effort, {"gemm": gemm})
+    probes = {"roofline": median_of(roofline, repeats), "gemm": gemm}
+    series = in_turns({}, setup.effort, probes)
     run = engine(network.compiled, setup.threads)
-    bits = batch * size * size * rows * k
     return Figure(
         f"popcount-{k}",
         f"popcount GEMM, K = {k}, share of roofline",

@@ -97,6 +97,12 @@ def in_turns(
     return Series(seconds, inner | dict.fromkeys(probes, 1))
 
 
+def median_of(work: Work, repeats: int) -> Probe:
+    """A probe that calls a function so often and takes the median: for work that is as short as
+    what it is compared with, so that what interrupts one can interrupt the other."""
+    return lambda: median(_timed(work, 1) for _ in range(repeats))
+
+
 def _calls(work: Work, least: float) -> int:
     """How many calls take so long; the first of them warms caches and compiles."""
     if _timed(work, 1) >= _SLOW:
