@@ -24,6 +24,7 @@ from cimc.isa.program import Program
 from cimc.isa.text import load as load_program
 from cimc.isa.text import save as save_program
 from cimc.sim.counters import Counts, static_counts
+from cimc.sim.feed import Sink, Source
 from cimc.sim.machine import Tiles, TileState
 from cimc.sim.reference import run as run_reference
 
@@ -90,7 +91,7 @@ class Compiled:
 
     def run(
         self,
-        inputs: Mapping[str, Array],
+        inputs: Mapping[str, Array | Source],
         *,
         engine: str = ENGINES[0],
         threads: int | None = None,
@@ -99,6 +100,7 @@ class Compiled:
         count_only: bool = False,
         tiles: Tiles | TileState | None = None,
         progress: Callable[[int, int], None] | None = None,
+        sink: Sink | None = None,
     ) -> RunResult:
         """Run on inputs by ONNX name; several samples along the batch axis.
 
@@ -106,17 +108,20 @@ class Compiled:
         count_only: no values, only counts; those that depend on values are expected ones.
         tiles: cells to start from, as `RunResult.state` or `.tiles`; None: all 0.
         progress: called with (samples done, all samples) now and then.
+        sink: takes the outputs as they come; those of the result are empty then.
         Raises CompileError for inputs that do not fit and for run-time errors.
         """
         if engine not in ENGINES:
             raise CompileError(f"no engine '{engine}'", help=f"there is {', '.join(ENGINES)}")
         if engine == "packed" or count_only:
             made = self.engine(threads=threads, memory=memory, contract=contract)
-            result = made.run(inputs, tiles=tiles, count_only=count_only, progress=progress)
+            result = made.run(
+                inputs, tiles=tiles, count_only=count_only, progress=progress, sink=sink
+            )
         else:
             lanes = engine == "lanes"
             result = run_reference(
-                self.program, inputs, tiles=tiles, lanes=lanes, progress=progress
+                self.program, inputs, tiles=tiles, lanes=lanes, progress=progress, sink=sink
             )
         return RunResult(result.outputs, result.counts, result.samples, result.state, self.target)
 

@@ -23,7 +23,7 @@ from cimc.isa.program import Program
 from cimc.isa.state import Buffer, Fragment, HostBuffer, words_for
 from cimc.sim.bind import Tallies, bind, execute, run_once
 from cimc.sim.counters import Counts
-from cimc.sim.feed import Feed, Outputs
+from cimc.sim.feed import Feed, Outputs, Sink, Source
 from cimc.sim.lanes import bind_lanes
 from cimc.sim.machine import Machine, Tiles, TileState, pack_tiles, register_sizes
 
@@ -56,11 +56,12 @@ class Result:
 
 def run(
     program: Program,
-    inputs: Mapping[str, Array],
+    inputs: Mapping[str, Array | Source],
     *,
     tiles: Tiles | TileState | None = None,
     lanes: bool = False,
     progress: Progress | None = None,
+    sink: Sink | None = None,
 ) -> Result:
     """Run a program on N samples.
 
@@ -68,6 +69,7 @@ def run(
     tiles:    the cells to start from, as `Result.state` or `Result.tiles`; None: all 0.
     lanes:    run the iterations of independent loops side by side (see `lanes.py`).
     progress: called with (samples done, N) now and then.
+    sink:     takes the outputs as they come; those of the result are empty then.
 
     Raises CompileError for unusable inputs, an accumulator that overflows, and a value that a
     buffer's type doesn't hold."""
@@ -76,7 +78,7 @@ def run(
     cells = pack_tiles(tiles, program.target)
     once = Machine(program, 1, cells, fragments)
     counts = Counts(feed.samples)
-    outputs = Outputs(program)
+    outputs = Outputs(program, feed.samples, sink)
 
     run_section(once, program, "load", counts)
     machine: Machine | None = None
@@ -98,7 +100,7 @@ def run(
             progress(done, feed.samples)
     run_section(once, program, "update", counts)
     state = TileState(cells, program.target.cols)
-    return Result(outputs.join(feed.samples), counts, state, feed.samples)
+    return Result(outputs.join(), counts, state, feed.samples)
 
 
 def refuse(once: Machine, program: Program, feed: Feed, start: int, stop: int) -> None:

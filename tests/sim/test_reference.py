@@ -207,7 +207,7 @@ def test_all_input_problems_come_together():
     text = str(error.value)
     assert "input 'a': error: 0 is not a value of bip" in text
     assert "input 'd': error: 8 is not a value of u3" in text
-    assert "disagree on the number of samples: 'b' has 1, 'c' has 2" in text
+    assert "disagree on the number of samples: 'a' has 2, 'b' has 1, 'c' has 2" in text
 
 
 # -- sections and state ----------------------------------------------------------------

@@ -19,7 +19,7 @@ from cimc.errors import CompileError
 from cimc.ir.types import Array, container
 from cimc.isa.program import Program
 from cimc.sim.counters import Counts, expected_counts, static_counts
-from cimc.sim.feed import Feed, Outputs
+from cimc.sim.feed import Feed, Outputs, Sink, Source
 from cimc.sim.machine import Machine, Tiles, TileState, pack_tiles
 from cimc.sim.packed.matrix import Cells
 from cimc.sim.packed.plan import Plan, make_plan
@@ -111,11 +111,12 @@ class Engine:
 
     def run(
         self,
-        inputs: Mapping[str, Array],
+        inputs: Mapping[str, Array | Source],
         *,
         tiles: Tiles | TileState | None = None,
         count_only: bool = False,
         progress: Progress | None = None,
+        sink: Sink | None = None,
     ) -> Result:
         """Run on N samples; see `cimc.sim.reference.run`. Raises CompileError as that does."""
         feed = Feed(self.program, inputs)
@@ -124,7 +125,7 @@ class Engine:
             cells = pack_tiles(tiles, self.program.target)
             return Result({}, counts, TileState(cells, self.program.target.cols), feed.samples)
         ready = self.ready(tiles)
-        ones, outputs = Ones(), Outputs(self.program)
+        ones, outputs = Ones(), Outputs(self.program, feed.samples, sink)
         self._infer(ready, feed, ones, outputs, progress)
         counts = self._counts(ready, ones, feed.samples)
         cells = ready.once.cells
@@ -135,7 +136,7 @@ class Engine:
             machine.start_from(ready.once)
             run_section(machine, self.program, "update", counts)
         state = TileState(cells, self.program.target.cols)
-        return Result(outputs.join(feed.samples), counts, state, feed.samples)
+        return Result(outputs.join(), counts, state, feed.samples)
 
     def profile(self, inputs: Mapping[str, Array], *, repeats: int = 5) -> list[StepTime]:
         """The time of each step, for all samples of `inputs` in one chunk, on one thread. Raises
