@@ -65,6 +65,8 @@ def _values(right, found):
         if not isinstance(found, list) or len(right) != len(found):
             return f"{type(found).__name__}, not a list of {len(right)}"
         return next((w for a, b in zip(right, found) if (w := _values(a, b))), "")
+    if right is None or found is None:  # a host value that nothing has stored
+        return "" if right is found else f"{found}, not {right}"
     if (right.dtype, right.shape) != (found.dtype, found.shape):
         return f"{found.dtype}{list(found.shape)}, not {right.dtype}{list(right.shape)}"
     wrong = np.argwhere(~_same_bits(right, found))

@@ -6,6 +6,8 @@ hypothesis can't shrink a program that follows from a seed; this cuts the progra
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 
 import numpy as np
 from random_mutations import bodies, copied, with_var
@@ -20,16 +22,17 @@ def reduced(case, fails, tries=600):
 
     fails: whether a case fails; an exception that isn't its business is no failure.
     tries: how many smaller cases are tried at most."""
-    again = True
-    while again and tries > 0:
-        again = False
-        for smaller in _smaller(case):
-            tries -= 1
-            if tries <= 0:
-                break
-            if smaller is not None and _valid(smaller) and fails(smaller):
-                case, again = smaller, True
-                break
+    done = False
+    while not done:
+        done, number = True, 0
+        while tries > 0 and (change := next(islice(_changes(case), number, None), None)):
+            smaller = change()
+            if smaller is not None and _valid(smaller):
+                tries -= 1
+                if fails(smaller):
+                    case, done = smaller, False
+                    continue  # with what is now at this place
+            number += 1
     return case
 
 
@@ -41,13 +44,13 @@ def _valid(case):
     return True
 
 
-def _smaller(case):
-    """Smaller cases, the most promising ones first."""
+def _changes(case):
+    """Functions that make a smaller case, or None; the most promising ones first."""
     program = case.program
-    yield _fewer_samples(case)
+    yield partial(_fewer_samples, case)
     if case.tiles is not None:
-        yield replace(case, tiles=None)
-    yield _unused(case)
+        yield partial(replace, case, tiles=None)
+    yield partial(_unused, case)
     for number in range(len(program.sections)):
         yield _with(case, lambda p, n=number: p.sections.pop(n))
     for s, section in enumerate(program.sections):
@@ -66,9 +69,12 @@ def _smaller(case):
 
 
 def _with(case, change):
-    program = copied(case.program)
-    change(program)
-    return replace(case, program=program)
+    def changed():
+        program = copied(case.program)
+        change(program)
+        return None if program == case.program else replace(case, program=program)
+
+    return changed
 
 
 def _body(program, number):
