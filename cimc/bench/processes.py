@@ -107,7 +107,7 @@ def memory(setup: Setup) -> list[Figure]:
     return [
         Figure(
             f"memory-resnet50-{size}",
-            f"ResNet-50 int8, {size}x{size}, batch 1, peak memory over its weights' bytes",
+            f"ResNet-50 int8, {size}x{size}, peak memory over bytes of weights",
             above,
             "weight bytes",
             Goal(4, 2.5, at_most=True),

@@ -96,4 +96,5 @@ def _model(setup: Setup, path: Path, shapes: Shapes | None) -> list[Figure]:
     """A model of the user's, compiled by `auto`, against onnxruntime on the same function."""
     network = Network(path, api.compile(path, shapes=shapes))
     baseline = same_function(path, shapes)
-    return [against_same(setup, network, baseline, f"model-{path.stem}", path.name, 1, None)]
+    label = f"{path.name}, batch 1, against onnxruntime"
+    return [against_same(setup, network, baseline, f"model-{path.stem}", label, 1, None)]
