@@ -189,7 +189,8 @@ class Wild(Declarations):
         known = self.buffers(elem=is_integer)
         fitting = [b for b in known if int_range(b.type)[0] >= low and int_range(b.type)[1] <= high]
         if self.draw.chance(0.5) or not (fitting or known):
-            return Affine(self.draw.choice([low, high, 0, self.draw.randint(low, high)]))
+            least, most = max(low, -(1 << 50)), min(high, 1 << 50)  # a text takes 18 digits
+            return Affine(self.draw.choice([least, most, 0, self.draw.randint(least, most)]))
         usual = fitting if fitting and self.draw.chance(0.95) else known
         return self.vec(scope, self.draw.choice(usual), 1)
 
