@@ -101,6 +101,10 @@ class Cells:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __reduce__(self) -> tuple[type[Cells], tuple[bytes, tuple[int, int]]]:
+        """A copy holds the bits and has no source: an open file can't be copied."""
+        return Cells, (self.packed.tobytes(), self.shape)
+
     def __repr__(self) -> str:
         return f"Cells({self.shape[0]}, {self.shape[1]})"
 

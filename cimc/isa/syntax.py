@@ -5,13 +5,15 @@ The grammar is in `grammar.lark`; `statements.py` makes sense of the tree.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 
 import lark
 
 DIRECTIVES = ("cim", "target", "pipeline", "mem", "view", "win", "map", "load", "infer",
               "update", "data")  # fmt: skip
+
+_SHORT = 80  # characters
 
 _SPELLING = {
     "NAME": "a name",
@@ -38,11 +40,17 @@ class StatementError(Exception):
 
 
 def read_tree(code: str) -> lark.ParseTree:
-    """The tree of one statement. Raises StatementError."""
+    """The tree of one statement, not to be changed. Raises StatementError."""
     try:
-        return _parser().parse(code)
+        return _short_tree(code) if len(code) <= _SHORT else _parser().parse(code)
     except lark.exceptions.UnexpectedInput as error:
         raise _unexpected(code, error) from None
+
+
+@lru_cache(maxsize=4096)
+def _short_tree(code: str) -> lark.ParseTree:
+    """Of the lines of a large program, more than half stand in it several times."""
+    return _parser().parse(code)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tracemalloc
 from dataclasses import replace
@@ -173,6 +174,16 @@ def test_they_come_back_after_the_file_was_replaced_or_deleted(tmp_path):
     save(_program([]), path)
     path.unlink()
     assert program.data == DATA
+
+
+def test_a_copy_of_a_program_needs_no_file(tmp_path):
+    path = _written(tmp_path, TEXT)
+    program = load(path)
+    twin = copy.deepcopy(program)
+    with path.open("r+b") as file:
+        file.truncate(100)
+    _release(twin)
+    assert twin.data == DATA
 
 
 def test_a_program_can_be_saved_over_its_own_file(tmp_path):

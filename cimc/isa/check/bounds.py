@@ -17,7 +17,7 @@ from cimc.isa.check.scope import Site
 Interval = tuple[int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Hull:
     """The smallest and the largest value seen, and where."""
 
@@ -40,7 +40,7 @@ def join(a: Hull | None, b: Hull | None) -> Hull | None:
     return Hull(low.low, low.low_at, high.high, high.high_at)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Change:
     """What a stretch of program does to an accumulator.
 

@@ -19,7 +19,7 @@ Named = Mem | View | Win | Data
 KIND_NAMES = {Mem: "a buffer", View: "a buffer", Win: "a window", Data: "a data item"}
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Site:
     """One instruction and where it stands; `loops` are the loops around it, outermost first."""
 
