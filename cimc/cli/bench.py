@@ -67,10 +67,11 @@ def command(
             names, [Path(model) for model in models],
             threads=threads, quick=quick, shapes=sizes, progress=progress,
         )  # fmt: skip
+    if json_file is not None:  # first, or a reader of the table that goes would take it along
+        write_text(json_file, json.dumps(found.to_json(), indent=2) + "\n")
     report.print_report(found)
     if earlier is not None:
         report.print_comparison(earlier, found)
     if json_file is not None:
-        write_text(json_file, json.dumps(found.to_json(), indent=2) + "\n")
         click.echo(f"everything measured: {json_file}")
     ctx.exit(1 if any(figure.wrong for figure in found.figures) else 0)
