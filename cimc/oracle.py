@@ -35,7 +35,7 @@ from cimc.ir.graph import Graph
 from cimc.ir.text import load_graph
 from cimc.ir.types import Array
 from cimc.isa.program import Program
-from cimc.sim.feed import Feed, join_samples
+from cimc.sim.feed import Feed, Source, join_samples
 
 Feeds = Mapping[str, Array]
 Once = Callable[[Feeds], dict[str, Array]]
@@ -61,7 +61,7 @@ class Oracle:
         self._path, self._program, self._once = path, program, once
         self.after, self.unknown = after, tuple(unknown)
 
-    def __call__(self, feeds: Feeds) -> dict[str, Array]:
+    def __call__(self, feeds: Mapping[str, Array | Source]) -> dict[str, Array]:
         """Raises CompileError for inputs that do not fit, and where the model can't run."""
         outputs = [m for m in self._program.outputs if m.output is not None]
         feed = Feed(self._program, feeds)
@@ -258,7 +258,7 @@ def _ulps(expected: Any, found: Any, differ: Any) -> int:
     return int(np.max(np.abs(steps[0] - steps[1])))
 
 
-def off(model: Oracle, feeds: Feeds, found: Feeds) -> str:
+def off(model: Oracle, feeds: Mapping[str, Array | Source], found: Feeds) -> str:
     """How far the outputs are from those of the model as it is: `at most 0.01 in logits
     (relative 0.002)`, `nothing`, or why that can't be said."""
     try:

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from cimc.errors import CompileError, Span
 
@@ -50,20 +51,27 @@ def write_text(path: str | Path, text: str) -> None:
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a file in one step: it is there whole, or as it was before. CompileError where it
     can't be written."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` at the end, unless an exception comes before:
+    then that stays as it was. CompileError where it can't be written."""
     path = Path(path)
+    name = ""
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise CompileError(f"can't write the file: {error.strerror}", str(path)) from None
-    try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
         os.chmod(name, _mode(path))
         os.replace(name, path)
     except OSError as error:
         raise CompileError(f"can't write the file: {error.strerror}", str(path)) from None
     finally:
-        Path(name).unlink(missing_ok=True)
+        if name:
+            Path(name).unlink(missing_ok=True)
 
 
 def _mode(path: Path) -> int:

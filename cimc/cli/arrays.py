@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from cimc.cli.sources import Mapped, open_npz
 from cimc.errors import CompileError
 from cimc.ir.types import Array, container, random_array
 from cimc.isa.program import Mem, Program
+from cimc.sim.feed import Source
 from cimc.textfile import write_bytes
 
 
@@ -38,25 +39,13 @@ def _port(mem: Mem) -> Port:
     return Port(mem.input, mem.type, mem.shape, mem.batch)
 
 
-def read_npz(path: Path) -> dict[str, Array]:
-    """All arrays of an .npz file. Raises CompileError for anything that is none."""
-    try:
-        file = np.load(path, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            raise CompileError("holds one array without a name: an .npz is expected", str(path))
-        with file:
-            return {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise CompileError("no such file", str(path)) from None
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError, EOFError) as error:
-        raise CompileError(f"not an .npz file of plain arrays: {error}", str(path)) from None
-
-
-def read_inputs(path: Path, inputs: Sequence[Port], scale: str = "raw") -> dict[str, Array]:
+def read_inputs(
+    path: Path, inputs: Sequence[Port], scale: str = "raw"
+) -> dict[str, Array | Source]:
     """The inputs of a program from .npz (ONNX input names as keys), .npy or .png (one input).
 
-    scale: `unit` divides pixels by 255 for a float input. Raises CompileError, also for a file
-    of no samples.
+    Large arrays stay in their file until their rows are read. scale: `unit` divides pixels by
+    255 for a float input. Raises CompileError, also for a file of no samples.
     """
     found = _read(path, inputs, scale)
     for port in inputs:
@@ -66,9 +55,9 @@ def read_inputs(path: Path, inputs: Sequence[Port], scale: str = "raw") -> dict[
     return found
 
 
-def _read(path: Path, inputs: Sequence[Port], scale: str) -> dict[str, Array]:
+def _read(path: Path, inputs: Sequence[Port], scale: str) -> dict[str, Array | Source]:
     if path.suffix == ".npz":
-        return read_npz(path)
+        return open_npz(path)
     if len(inputs) != 1:
         names = ", ".join(repr(p.name) for p in inputs)
         raise CompileError(
@@ -77,13 +66,24 @@ def _read(path: Path, inputs: Sequence[Port], scale: str) -> dict[str, Array]:
             help="give an .npz file with these names as keys",
         )
     if path.suffix == ".npy":
-        try:
-            return {inputs[0].name: np.load(path, allow_pickle=False)}
-        except (OSError, ValueError, EOFError) as error:
-            raise CompileError(f"not an .npy file of a plain array: {error}", str(path)) from None
+        return {inputs[0].name: _array(path)}
     if path.suffix == ".png":
         return {inputs[0].name: _image(path, inputs[0], scale)}
     raise CompileError("expected a file .npz, .npy or .png", str(path))
+
+
+def _array(path: Path) -> Array:
+    """An .npy file, mapped into memory where that can be."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+    except ValueError:  # no array, one of objects, or an empty one
+        pass
+    except (OSError, EOFError) as error:
+        raise CompileError(f"not an .npy file of a plain array: {error}", str(path)) from None
+    try:
+        return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
+    except (OSError, ValueError, EOFError) as error:
+        raise CompileError(f"not an .npy file of a plain array: {error}", str(path)) from None
 
 
 def _image(path: Path, port: Port, scale: str) -> Array:
@@ -110,20 +110,41 @@ def _image(path: Path, port: Port, scale: str) -> Array:
             help="resize the image",
         )
     planes = pixels[None, None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)[None]
-    return scaled(np.ascontiguousarray(planes), port.elem, scale)
+    pixels = np.ascontiguousarray(planes)
+    return loaded({port.name: scaled(pixels, port.elem, scale)})[port.name]
 
 
-def scaled(pixels: Array, elem: str, scale: str) -> Array:
-    """Data in the element type of an input. `unit` maps 0..255 to 0..1 for a float input."""
+def scaled(rows: Array | Source, elem: str, scale: str) -> Array | Source:
+    """Data in the element type of an input, converted when it is read. `unit` maps 0..255 to
+    0..1 for a float input. Raises CompileError where values don't fit, some when they are read.
+    """
     dtype = container(elem)
-    if pixels.dtype == dtype and scale == "raw":
-        return pixels
+    if rows.dtype == dtype and scale == "raw":
+        return rows
+    if dtype.kind != "f" and rows.dtype.kind not in "iu":
+        raise _misfit(rows.dtype, dtype)
+    return Mapped(rows, rows.shape, dtype, lambda part: _converted(part, dtype, scale))
+
+
+def _converted(part: Array, dtype: np.dtype[Any], scale: str) -> Array:
+    values: Any = part.astype(dtype)
     if dtype.kind == "f":
-        values: Any = pixels.astype(dtype)
         return np.asarray(values / dtype.type(255) if scale == "unit" else values, dtype)
-    if pixels.dtype.kind in "iu" and np.array_equal(pixels, pixels.astype(dtype)):
-        return pixels.astype(dtype)
-    raise CompileError(f"the data is {pixels.dtype}, the input takes {dtype}")
+    if np.array_equal(part, values):
+        return np.asarray(values)
+    raise _misfit(part.dtype, dtype)
+
+
+def _misfit(found: np.dtype[Any], expected: np.dtype[Any]) -> CompileError:
+    return CompileError(f"the data is {found}, the input takes {expected}")
+
+
+def loaded(feeds: Mapping[str, Array | Source]) -> dict[str, Array]:
+    """Inputs with all rows in memory."""
+    return {
+        name: value.read(0, value.shape[0]) if isinstance(value, Source) else value
+        for name, value in feeds.items()
+    }
 
 
 def seeded_inputs(inputs: Sequence[Port], samples: int, seed: int) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +78,7 @@ def command(
     data = calibration_for(passes, compiling.calibration, f"pipeline {text}")
     reference = oracle.open_oracle(model, compiled.program, registry, data)
     inputs = arrays.ports(compiled.program)
+    feeds: Mapping[str, Any]
     if input_file is not None:
         feeds = arrays.read_inputs(Path(input_file), inputs)
     else:

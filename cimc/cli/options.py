@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -78,6 +79,53 @@ costs = _together(
         help="Override a cost, such as energy.sense=0.5.",
     ),
 )
+
+
+def _size(ctx: click.Context, param: click.Parameter, text: str | None) -> int | None:
+    """A number of bytes: `500MB`, `2GiB`, `65536`."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?))?b?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise click.BadParameter(f"'{text}' is no size: write 500MB, 2GiB or a number of bytes")
+    number, prefix, binary = match.groups()
+    power = "kmgt".index(prefix.lower()) + 1 if prefix else 0
+    size = int(float(number) * (1024 if binary else 1000) ** power)
+    if size == 0:
+        raise click.BadParameter("a budget of no bytes holds nothing")
+    return size
+
+
+ENGINES = ("packed", "lanes", "reference")  # as in `cimc.api`, which takes long to import
+running = _together(
+    click.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        default=ENGINES[0],
+        show_default=True,
+        help="packed: compiled, samples side by side; lanes: the reference interpreter with "
+        "independent loops side by side; reference: step by step. All give the same.",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        show_default="all processors",
+        help="At most so many at once.",
+    ),
+    click.option(
+        "--memory",
+        callback=_size,
+        metavar="SIZE",
+        help="Budget for buffers and samples in work, such as 500MB or 2GiB.",
+    ),
+    click.option(
+        "--no-contract",
+        is_flag=True,
+        help="Read every bit plane, also where products of bytes give the same bits.",
+    ),
+)
+
+
 debug = _together(
     click.option(
         "--dump-dir",
@@ -117,6 +165,31 @@ def parse_settings(texts: tuple[str, ...]) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
+class Running:
+    """How to run a program: the values of the options `running`."""
+
+    engine: str
+    threads: int | None
+    memory: int | None
+    no_contract: bool
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """For `Compiled.run`. click.UsageError for options that the engine doesn't have."""
+        given = {"--threads": self.threads, "--memory": self.memory}
+        given["--no-contract"] = self.no_contract or None
+        wrong = [name for name, value in given.items() if value is not None]
+        if wrong and self.engine != ENGINES[0]:
+            raise click.UsageError(f"{wrong[0]} is an option of the engine {ENGINES[0]}")
+        return {
+            "engine": self.engine,
+            "threads": self.threads,
+            "memory": self.memory,
+            "contract": not self.no_contract,
+        }
+
+
+@dataclass(frozen=True)
 class Compiling:
     """How to compile a model: the values of the options `compiling`."""
 
@@ -149,7 +222,11 @@ class Compiling:
         from cimc import api
         from cimc.cli.progress import progress_bar
 
-        with progress_bar("calibrating") if self.calibration else nullcontext() as progress:
+        with (
+            progress_bar("calibrating", "samples")
+            if self.calibration
+            else nullcontext() as progress
+        ):
             return api.compile(
                 model,
                 pipeline=self.pipeline or api.DEFAULT_PIPELINE,

@@ -46,7 +46,7 @@ def command(
         feeds = random_feeds(compiled.program, batch)
         click.echo(f"no --input: {batch} random sample{'s' if batch > 1 else ''}, seed 0")
     else:
-        feeds = arrays.read_inputs(Path(input_file), arrays.ports(compiled.program))
+        feeds = arrays.loaded(arrays.read_inputs(Path(input_file), arrays.ports(compiled.program)))
         batch = batch or default_batch(compiled.program)
         feeds = first(compiled.program, feeds, batch)
     found = profile(compiled, feeds, threads, EFFORT)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,16 +18,17 @@ from cimc.cli import options
     "--input",
     "input_file",
     type=click.Path(dir_okay=False),
-    help="Inputs: .npz with ONNX input names as keys, or .npy, or .png for an image.",
+    help="Inputs: .npz with ONNX input names as keys, or .npy, or .png for an image. They may be "
+    "larger than memory.",
 )
 @click.option(
     "--output", type=click.Path(dir_okay=False), help="Write outputs as .npz, by ONNX output name."
 )
+@options.running
 @click.option(
-    "--engine",
-    default="lanes",
-    show_default=True,
-    help="reference: step by step; lanes: the same, independent loops side by side.",
+    "--count-only",
+    is_flag=True,
+    help="Only counts and energy, without values: counts that depend on them are expected ones.",
 )
 @click.option("--seed", default=0, show_default=True, help="For the input if none is given.")
 @click.option(
@@ -43,20 +46,25 @@ def command(
     program: str,
     input_file: str | None,
     output: str | None,
-    engine: str,
+    count_only: bool,
     seed: int,
     scale: str,
     json_file: str | None,
     target: str | None,
     settings: tuple[str, ...],
+    **how: Any,
 ) -> None:
     """Run a program bit-accurately; print counts and energy by layer and component.
 
-    Without --input it makes a seeded input, and says so.
+    Without --input it makes a seeded input, and says so. Inputs are read and outputs written as
+    samples are run; the output file is there when all are done, or not at all.
     """
     overrides = options.parse_settings(settings)
+    arguments = options.Running(**how).arguments
+    if count_only and output is not None:
+        raise click.UsageError("--count-only computes no values: there is nothing to write")
     from cimc import api
-    from cimc.cli import arrays
+    from cimc.cli import arrays, sinks
     from cimc.cli.outputs import check_outputs
     from cimc.cli.progress import progress_bar
     from cimc.cost.report import print_counts_and_energy, to_json
@@ -67,32 +75,24 @@ def command(
     for note in compiled.notes:
         click.echo(f"note: {note}")
     inputs = arrays.ports(compiled.program)
+    feeds: Mapping[str, Any]
     if input_file is None:
         feeds = arrays.seeded_inputs(inputs, 1, seed)
         click.echo(f"no --input: one random sample, seed {seed}")
     else:
         feeds = arrays.read_inputs(Path(input_file), inputs, scale)
-    with progress_bar("samples") as progress:
-        result = compiled.run(feeds, engine=engine, progress=progress)
-    for name, array in result.outputs.items():
-        click.echo(f"{name}: {_brief(array)}")
-    print_counts_and_energy(result, result.energy)
-    if output is not None:
-        arrays.write_npz(Path(output), result.outputs)
-        click.echo(f"outputs: {output}")
+    path = None if output is None else Path(output)
+    with sinks.output_file(compiled.program, path) as sink, progress_bar("samples") as progress:
+        result = compiled.run(
+            feeds, count_only=count_only, progress=progress, sink=sink, **arguments
+        )
+        for line in [] if count_only else sink.lines(result.samples):
+            click.echo(line)
+        print_counts_and_energy(result, result.energy)
+        if path is not None:
+            sink.save(result.samples)
+            click.echo(f"outputs: {output}")
     if json_file is not None:
         text = json.dumps(to_json(result, result.energy), indent=2)
         write_text(json_file, text + "\n")
         click.echo(f"counts and energy: {json_file}")
-
-
-def _brief(array: object) -> str:
-    """Type, shape and the first values of an output."""
-    import numpy as np
-
-    if not isinstance(array, np.ndarray):
-        return str(array)[:200]
-    form = "{:.6g}" if array.dtype.kind == "f" else "{}"
-    values = ", ".join(form.format(v) for v in array.ravel()[:10])
-    more = ", …" if array.size > 10 else ""
-    return f"{array.dtype}{list(array.shape)} [{values}{more}]"
