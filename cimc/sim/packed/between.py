@@ -321,7 +321,8 @@ class Between:
         p[P.START] = step.address(np.repeat(start[:, None], 16 * vecs, axis=1).astype(np.int32))
         p[P.CLASS] = step.address(classes.astype(np.int32))
         p[P.FINISH] = products.STORE
-        step.scratch = 8 * taps.shape[1] + 256 + 16 * vecs + 64
+        step.scratch = products.depthwise_scratch(taps.shape[1], vecs)
+        p[P.OUT_BITS] = out.format.bits
         step.work = rows * size * taps.shape[1]
 
 

@@ -33,7 +33,7 @@ class Outcome:
     matrices: list[tuple[Matrix, int, int]]
     classes: Ints | None = None
     groups: list[Group] = field(default_factory=list)
-    limits: tuple[int, int] | None = None
+    aligned: bool = False
 
     def range(self) -> tuple[int, int]:
         """Bounds of all sums without scalars."""
@@ -153,7 +153,7 @@ def _levels(
 def _signs(step: Step, limits: Ints, flips: npt.NDArray[np.uint8], outcome: Outcome) -> bool:
     """Compare the popcount itself, 16 channels to two bytes, where the bits lie so."""
     p, size = step.params, len(limits)
-    fitting = step.shared and p[P.OUT + 9] == 1 and size % 16 == 0
+    fitting = outcome.aligned and size % 16 == 0  # bits that fill whole bytes
     if not fitting or len(outcome.groups) != 1 or p[P.SCALARS]:
         return False
     _, _, coef, _ = outcome.groups[0]

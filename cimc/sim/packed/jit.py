@@ -11,8 +11,9 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 import llvmlite.binding as llvm
@@ -20,6 +21,10 @@ import numba as _numba
 
 numba: Any = _numba
 F = TypeVar("F", bound=Callable[..., Any])
+
+_SIGNATURE = "int64(int64, int64, int64, int64, int64, int64)"
+_OPTIONS: dict[str, Any] = {"nopython": True, "nogil": True, "error_model": "numpy"}
+_LOCK = Lock()
 
 
 @lru_cache(maxsize=1)
@@ -52,24 +57,63 @@ def _version() -> str:
     return digest.hexdigest()[:16]
 
 
-def kernel(function: F) -> F:
-    """Compile without the interpreter lock; cached on disk where the folder can be written."""
-    options: dict[str, Any] = {"nopython": True, "nogil": True, "boundscheck": False}
-    before = numba.config.CACHE_DIR
-    try:
-        folder = cache_folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        numba.config.CACHE_DIR = str(folder)
-        compiled: Any = numba.jit(cache=True, **options)(function)
-    except (OSError, RuntimeError):  # no folder of the user's, or a read-only one
-        compiled = numba.jit(**options)(function)
-    finally:
-        numba.config.CACHE_DIR = before
-    found: F = compiled
+class Kernel:
+    """A function of six numbers (parameters, scratch memory, rows from and to, lanes from and to)
+    to a number, compiled when its address is first asked for."""
+
+    def __init__(self, function: Callable[[int, int, int, int, int, int], int]) -> None:
+        self._function = function
+        self.__doc__, self.__name__ = function.__doc__, function.__name__
+
+    @cached_property
+    def address(self) -> int:
+        """Where the machine code is."""
+        with _LOCK:
+            self._held = _cached(numba.cfunc(_SIGNATURE, cache=True, **_OPTIONS), self._function)
+        return int(self._held.address)
+
+    def __call__(self, p: int, scratch: int, first: int, last: int, low: int, high: int) -> int:
+        found: int = _calls()[0](self.address, p, scratch, first, last, low, high)
+        return found
+
+
+def compiled(function: F) -> F:
+    """A function of arrays and numbers, compiled for the types it meets."""
+    found: F = _cached(numba.jit(cache=True, **_OPTIONS), function)
     return found
 
 
 def inlined(function: F) -> F:
     """A helper that only kernels call."""
-    found: F = numba.jit(nopython=True, nogil=True, boundscheck=False, inline="never")(function)
+    found: F = numba.jit(**_OPTIONS)(function)
+    return found
+
+
+def _cached(compile_: Callable[[Any], Any], function: Any) -> Any:
+    """Compile with numba's cache in our folder, or without one where it can't be written."""
+    before = numba.config.CACHE_DIR
+    try:
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        numba.config.CACHE_DIR = str(folder)
+        return compile_(function)
+    except (OSError, RuntimeError):  # no folder of the user's, or a read-only one
+        if compile_.__qualname__.startswith("cfunc"):
+            return numba.cfunc(_SIGNATURE, **_OPTIONS)(function)
+        return numba.jit(**_OPTIONS)(function)
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+@lru_cache(maxsize=1)
+def _calls() -> tuple[Any, Any]:
+    """`call_kernel` and `run_table`, compiled."""
+    from cimc.sim.packed import calls
+
+    return calls.call_kernel, calls.run_table
+
+
+def run_table(table: int, number: int, samples: int, scratch: int) -> int:
+    """Run the kernels of a table for some samples; see `calls.py`."""
+    found: int = _calls()[1](table, number, samples, scratch)
     return found

@@ -51,6 +51,19 @@ class Slot:
     def stride(self) -> int:
         return 2 * self.second or _padded(-(-self.elements * self.format.bits // 8))
 
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether the values themselves lie in storage, in the order of the buffer."""
+        form, shape, axis = self.format, self.order.shape, self.order.axis
+        behind = int(np.prod(shape[axis + 1 :]))
+        direct = form.kind > BYTE or (form.kind == BYTE and form.low == 0)
+        return direct and (behind == 1 or shape[axis] == 1)
+
+    def values(self, stored: Bytes) -> Values:
+        """The values in plain storage [S, elements]."""
+        used = stored[:, : self.elements * self.format.bits // 8]
+        return used.view(container(self.elem))
+
     def pack(self, flat: Values, to: Bytes) -> None:
         """Values [S, elements] in the order of the buffer to storage [S, stride]."""
         values, kind = self._last(flat), self.format.kind

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cimc.sim.packed.jit import kernel
+from cimc.sim.packed.jit import compiled
 from cimc.sim.packed.terms import FIELDS, LATCHES, OPS
 
 Ints = npt.NDArray[np.int64]
@@ -56,7 +56,7 @@ def matrices(
     return v, u
 
 
-@kernel
+@compiled
 def _add(terms, cells, mapped, maps, factors, together, v, u):  # type: ignore[no-untyped-def]
     for t in range(terms.shape[0]):
         coef, op, latch = terms[t, 3], terms[t, 4], terms[t, 5]
@@ -82,7 +82,7 @@ def _add(terms, cells, mapped, maps, factors, together, v, u):  # type: ignore[n
                 i += number
 
 
-@kernel
+@compiled
 def _shares(op, latch):  # type: ignore[no-untyped-def]
     """What a term gives: b w, b, v w and v times these numbers."""
     if op == 0:

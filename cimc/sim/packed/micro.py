@@ -151,46 +151,50 @@ def _sums(b: Builder, op: str, rows: int, vecs: int, args: Any) -> list[list[Any
 
 
 def sum_tile(op: str, rows: int, vecs: int) -> Any:
-    """(rows, weights, words, coef, sums, stride): sums[r] += coef * products; `stride` bytes
-    between rows of sums."""
+    """(rows, weights, words, coef, froms, offset, sums, stride): sums[r] = from[r] + coef *
+    products. `froms` is a table with an address for each row, `offset` is added to it; `stride`
+    bytes between rows of sums."""
 
     @intrinsic
-    def tile(ctx, table, weights, words, coef, sums, stride):  # type: ignore[no-untyped-def]
+    def tile(ctx, table, weights, words, coef, froms, offset, sums, stride):  # type: ignore[no-untyped-def]
         def generate(context, b, signature, args):  # type: ignore[no-untyped-def]
             found = _sums(b, op, rows, vecs, args[:3])
             factor = _splat(b, b.trunc(args[3], I32))
-            address = args[4]
-            for row in found:
+            address = args[6]
+            for r, row in enumerate(found):
+                start = b.add(_load(b, _plus(b, args[4], 8 * r), I64, 8), args[5])
                 for v, total in enumerate(row):
-                    place = _plus(b, address, 64 * v)
-                    _store(b, b.add(_load(b, place), b.mul(total, factor)), place)
-                address = b.add(address, args[5])
+                    before = _load(b, _plus(b, start, 64 * v))
+                    value = b.add(before, b.mul(total, factor))
+                    _store(b, value, _plus(b, address, 64 * v))
+                address = b.add(address, args[7])
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 6), generate
+        return types.void(*[types.int64] * 8), generate
 
     return tile
 
 
 def sign_tile(op: str, rows: int, vecs: int) -> Any:
-    """(rows, weights, words, limits, flips, outs): bit = (sum <= limit) != flip, 16 lanes to
-    two bytes. `limits` and `outs` are tables with an address for each row, `flips` the address
-    of two bytes for each vector."""
+    """(rows, weights, words, limits, offset, flips, outs, place): bit = (sum <= limit) != flip,
+    16 lanes to two bytes. `limits` and `outs` are tables with an address for each row, to which
+    `offset` and `place` are added; `flips` the address of two bytes for each vector."""
 
     @intrinsic
-    def tile(ctx, table, weights, words, limits, flips, outs):  # type: ignore[no-untyped-def]
+    def tile(ctx, table, weights, words, limits, offset, flips, outs, place):  # type: ignore[no-untyped-def]
         def generate(context, b, signature, args):  # type: ignore[no-untyped-def]
             found = _sums(b, op, rows, vecs, args[:3])
+            flips = [_load(b, _plus(b, args[5], 2 * v), I16, 1) for v in range(vecs)]
             for r, row in enumerate(found):
-                limit = _load(b, _plus(b, args[3], 8 * r), I64, 8)
-                out = _load(b, _plus(b, args[5], 8 * r), I64, 8)
+                limit = b.add(_load(b, _plus(b, args[3], 8 * r), I64, 8), args[4])
+                out = b.add(_load(b, _plus(b, args[6], 8 * r), I64, 8), args[7])
                 for v, total in enumerate(row):
                     below = b.icmp_signed("<=", total, _load(b, _plus(b, limit, 64 * v)))
-                    flip = _load(b, _plus(b, args[4], 2 * v), I16, 1)
-                    _store(b, b.xor(b.bitcast(below, I16), flip), _plus(b, out, 2 * v), 1)
+                    bits = b.xor(b.bitcast(below, I16), flips[v])
+                    _store(b, bits, _plus(b, out, 2 * v), 1)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 6), generate
+        return types.void(*[types.int64] * 8), generate
 
     return tile
 
@@ -198,28 +202,82 @@ def sign_tile(op: str, rows: int, vecs: int) -> Any:
 # -- after the sums --------------------------------------------------------------------
 
 
+def _requantised(b: Builder, sums: Any, scale: Any, numbers: Any) -> Any:
+    """16 bytes: round(clamp(f32(sum) * scale, least, most)) + plus, halves to even."""
+    least, most, plus = numbers
+    value = b.fmul(b.sitofp(sums, VECF), scale)
+    value = b.select(b.fcmp_ordered("<", value, least), least, value)
+    value = b.select(b.fcmp_ordered(">", value, most), most, value)
+    value = _call(b, "llvm.nearbyint.v16f32", VECF, value)
+    return b.trunc(b.add(b.fptosi(value, VEC), plus), BYTES)
+
+
 @intrinsic
-def requantise_row(ctx, sums, scales, vecs, least, most, plus, out):  # type: ignore[no-untyped-def]
-    """out[i] = byte(round(clamp(f32(sum) * scale, least, most)) + plus) for 16 * vecs lanes, in
-    float32 steps, halves to even. `least` and `most` are float32."""
+def requantise_rows(ctx, sums, number, vecs, scales, least, most, plus, outs, place):  # type: ignore[no-untyped-def]
+    """Rows of sums, 128 bytes each, to bytes at `place` beyond each address of the table `outs`,
+    16 * vecs of them; `least` and `most` are float32."""
 
     def generate(context, b, signature, args):  # type: ignore[no-untyped-def]
-        sums, scales, vecs, least, most, plus, out = args
-        least, most = _splat(b, least, VECF), _splat(b, most, VECF)
-        plus = _splat(b, b.trunc(plus, I32))
-        with cgutils.for_range(b, vecs, intp=I64) as loop:
-            at = b.shl(loop.index, ir.Constant(I64, 6))
-            value = b.sitofp(_load(b, b.add(sums, at)), VECF)
-            value = b.fmul(value, _load(b, b.add(scales, at), VECF))
-            value = b.select(b.fcmp_ordered("<", value, least), least, value)
-            value = b.select(b.fcmp_ordered(">", value, most), most, value)
-            value = _call(b, "llvm.nearbyint.v16f32", VECF, value)
-            held = b.trunc(b.add(b.fptosi(value, VEC), plus), BYTES)
-            _store(b, held, b.add(out, b.shl(loop.index, ir.Constant(I64, 4))), 1)
+        sums, number, vecs, scales, least, most, plus, outs, place = args
+        numbers = _splat(b, least, VECF), _splat(b, most, VECF), _splat(b, b.trunc(plus, I32))
+        with cgutils.for_range(b, vecs, intp=I64) as vec:
+            at = b.shl(vec.index, ir.Constant(I64, 6))
+            scale = _load(b, b.add(scales, at), VECF)
+            shift = b.add(place, b.shl(vec.index, ir.Constant(I64, 4)))
+            with cgutils.for_range(b, number, intp=I64) as row:
+                source = b.add(b.add(sums, at), b.shl(row.index, ir.Constant(I64, 7)))
+                held = _requantised(b, _load(b, source), scale, numbers)
+                out = _load(b, b.add(outs, b.shl(row.index, ir.Constant(I64, 3))), I64, 8)
+                _store(b, held, b.add(out, shift), 1)
         return context.get_dummy_value()
 
     word, number = types.int64, types.float32
-    return types.void(word, word, word, number, number, word, word), generate
+    return types.void(word, word, word, word, number, number, word, word, word), generate
+
+
+@intrinsic
+def store_rows(ctx, sums, number, vecs, outs, place):  # type: ignore[no-untyped-def]
+    """Rows of sums, 128 bytes each, as they are."""
+
+    def generate(context, b, signature, args):  # type: ignore[no-untyped-def]
+        sums, number, vecs, outs, place = args
+        with cgutils.for_range(b, number, intp=I64) as row:
+            source = b.add(sums, b.shl(row.index, ir.Constant(I64, 7)))
+            out = _load(b, b.add(outs, b.shl(row.index, ir.Constant(I64, 3))), I64, 8)
+            out = b.add(out, place)
+            with cgutils.for_range(b, vecs, intp=I64) as vec:
+                at = b.shl(vec.index, ir.Constant(I64, 6))
+                _store(b, _load(b, b.add(source, at)), b.add(out, at))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 5), generate
+
+
+@intrinsic
+def slide_bits(ctx, src, first, step, masks, shift, number, out):  # type: ignore[no-untyped-def]
+    """out[i] |= ((bits from bit `first + i * step` on) & masks[i]) << shift for `number` words,
+    rounded up to 16; 16 * step and the bits of a mask are at most 56 together."""
+
+    def generate(context, b, signature, args):  # type: ignore[no-untyped-def]
+        src, first, step, masks, shift, number, out = args
+        wide = ir.VectorType(I64, LANES)
+        lanes = ir.Constant(wide, list(range(LANES)))
+        steps = b.mul(lanes, _splat(b, step, wide))
+        shifts = _splat(b, b.trunc(shift, I32))
+        blocks = b.lshr(b.add(number, ir.Constant(I64, 15)), ir.Constant(I64, 4))
+        far = b.shl(step, ir.Constant(I64, 4))
+        with cgutils.for_range(b, blocks, intp=I64) as loop:
+            start = b.add(first, b.mul(loop.index, far))
+            held = _load(b, b.add(src, b.ashr(start, ir.Constant(I64, 3))), I64, 1)
+            low = b.and_(start, ir.Constant(I64, 7))
+            bits = b.lshr(_splat(b, held, wide), b.add(steps, _splat(b, low, wide)))
+            at = b.shl(loop.index, ir.Constant(I64, 6))
+            bits = b.and_(b.trunc(bits, VEC), _load(b, b.add(masks, at)))
+            place = b.add(out, at)
+            _store(b, b.or_(_load(b, place), b.shl(bits, shifts)), place)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 7), generate
 
 
 def _fold(b: Builder, how: str, x: Any, y: Any) -> Any:
@@ -444,6 +502,35 @@ def copy_bytes(ctx, to, source, number):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def copy_over(ctx, to, source, number):  # type: ignore[no-untyped-def]
+    """Copy bytes and up to 63 more behind them."""
+
+    def generate(context, b, signature, args):  # type: ignore[no-untyped-def]
+        to, source, number = args
+        wide = ir.VectorType(I8, 4 * LANES)
+
+        def copy(kind: Any, size: int) -> None:
+            blocks = b.lshr(b.add(number, ir.Constant(I64, size - 1)), ir.Constant(I64, _log(size)))
+            with cgutils.for_range(b, blocks, intp=I64) as loop:
+                at = b.shl(loop.index, ir.Constant(I64, _log(size)))
+                _store(b, _load(b, b.add(source, at), kind, 1), b.add(to, at), 1)
+
+        short = b.icmp_signed("<", number, ir.Constant(I64, 48))
+        with b.if_else(short) as (then, otherwise):
+            with then:
+                copy(BYTES, 16)
+            with otherwise:
+                copy(wide, 64)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), generate
+
+
+def _log(number: int) -> int:
+    return number.bit_length() - 1
+
+
+@intrinsic
 def fill_bytes(ctx, to, value, number):  # type: ignore[no-untyped-def]
     """Set bytes to a value."""
 
@@ -455,13 +542,14 @@ def fill_bytes(ctx, to, value, number):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def count_ones(ctx, number):  # type: ignore[no-untyped-def]
-    """The ones of 64 bits."""
+def call_address(ctx, kernel, p, scratch, first, last, low, high):  # type: ignore[no-untyped-def]
+    """Call a kernel (a C function of six numbers) by its address."""
 
     def generate(context, b, signature, args):  # type: ignore[no-untyped-def]
-        return b.ctpop(args[0])
+        kind = ir.FunctionType(I64, [I64] * 6)
+        return b.call(_at(b, args[0], kind), args[1:])
 
-    return types.int64(types.int64), generate
+    return types.int64(*[types.int64] * 7), generate
 
 
 get_u8, get_u16, get_i16, get_u32, get_i32, get_i64 = map(

@@ -19,9 +19,10 @@ from cimc.sim.packed import matrix, pointwise
 from cimc.sim.packed.context import Context
 from cimc.sim.packed.elements import BIT, BYTE, TERN
 from cimc.sim.packed.flow import Flow, Refused
+from cimc.sim.packed.jit import Kernel
 from cimc.sim.packed.layout import Slot
 from cimc.sim.packed.source import Taps, taps
-from cimc.sim.packed.step import Kernel, Step
+from cimc.sim.packed.step import Step
 from cimc.sim.packed.terms import TERM, Reader, Source
 
 Ints = npt.NDArray[np.int64]

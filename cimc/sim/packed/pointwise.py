@@ -20,7 +20,7 @@ from cimc.sim.packed.elements import (
     put_code,
     put_value,
 )
-from cimc.sim.packed.jit import inlined, kernel
+from cimc.sim.packed.jit import Kernel, inlined
 from cimc.sim.packed.micro import (
     add_tile,
     clamp_bytes,
@@ -32,7 +32,8 @@ from cimc.sim.packed.micro import (
     get_i64,
     get_u8,
     put_i64,
-    requantise_row,
+    put_u32,
+    requantise_rows,
     weighted_bits,
     weighted_ones,
 )
@@ -74,7 +75,7 @@ def _put(operand: int, base: int, element: int, code: int) -> None:
 # -- tables ----------------------------------------------------------------------------
 
 
-@kernel
+@Kernel
 def table_codes(p: int, scratch: int, first: int, last: int, low: int, high: int) -> int:
     """out = A[x]: uint8, B bytes further for each channel (0: one table for all)."""
     table, more = get_i64(p + _A), get_i64(p + _B)
@@ -91,7 +92,7 @@ def table_codes(p: int, scratch: int, first: int, last: int, low: int, high: int
     return 0
 
 
-@kernel
+@Kernel
 def table_values(p: int, scratch: int, first: int, last: int, low: int, high: int) -> int:
     """out = A[x]: int32 values, B entries further for each channel; wide results."""
     table, more = get_i64(p + _A), get_i64(p + _B)
@@ -110,7 +111,7 @@ def table_values(p: int, scratch: int, first: int, last: int, low: int, high: in
     return bad
 
 
-@kernel
+@Kernel
 def clamp(p: int, scratch: int, first: int, last: int, low: int, high: int) -> int:
     """out = min(max(x, A), B) of bytes, whole samples."""
     for sample in range(first, last):
@@ -119,7 +120,7 @@ def clamp(p: int, scratch: int, first: int, last: int, low: int, high: int) -> i
     return 0
 
 
-@kernel
+@Kernel
 def compare(p: int, scratch: int, first: int, last: int, low: int, high: int) -> int:
     """out bit = x >= A of bytes, whole samples."""
     for sample in range(first, last):
@@ -128,7 +129,7 @@ def compare(p: int, scratch: int, first: int, last: int, low: int, high: int) ->
     return 0
 
 
-@kernel
+@Kernel
 def table_pairs(p: int, scratch: int, first: int, last: int, low: int, high: int) -> int:
     """out = A[256 * x + y], uint8."""
     table = get_i64(p + _A)
@@ -151,7 +152,7 @@ def table_pairs(p: int, scratch: int, first: int, last: int, low: int, high: int
 _sum_fused, _sum_plain = add_tile(True), add_tile(False)
 
 
-@kernel
+@Kernel
 def quantised_sum(p: int, scratch: int, first: int, last: int, low: int, high: int) -> int:
     """Quantised sums of bytes, whole samples: A the numbers of `add_tile`, B 1 if fused."""
     vecs = (get_i64(p + _WHOLE) + 15) >> 4
@@ -167,7 +168,7 @@ def quantised_sum(p: int, scratch: int, first: int, last: int, low: int, high: i
 # -- wide values -----------------------------------------------------------------------
 
 
-@kernel
+@Kernel
 def add(p: int, scratch: int, first: int, last: int, low: int, high: int) -> int:
     """out = x + y, values."""
     positions, channels = get_i64(p + _POSITIONS), get_i64(p + _CHANNELS)
@@ -186,7 +187,7 @@ def add(p: int, scratch: int, first: int, last: int, low: int, high: int) -> int
     return bad
 
 
-@kernel
+@Kernel
 def move(p: int, scratch: int, first: int, last: int, low: int, high: int) -> int:
     """out = max(x, A), values; A: a number below all for a copy."""
     positions, channels, least = get_i64(p + _POSITIONS), get_i64(p + _CHANNELS), get_i64(p + _A)
@@ -203,7 +204,7 @@ def move(p: int, scratch: int, first: int, last: int, low: int, high: int) -> in
     return bad
 
 
-@kernel
+@Kernel
 def levels(p: int, scratch: int, first: int, last: int, low: int, high: int) -> int:
     """The level of a value: A thresholds int32 [channels, B], ascending; C: uint8 [channels], 1
     where levels count down."""
@@ -229,12 +230,13 @@ def levels(p: int, scratch: int, first: int, last: int, low: int, high: int) -> 
     return 0
 
 
-@kernel
+@Kernel
 def requantise(p: int, scratch: int, first: int, last: int, low: int, high: int) -> int:
     """out = code of round(clamp(x * scale)): A float32 [channels], B and C (float32) the range
     of the clamp, D what is added. 16 channels at a time through scratch memory."""
     positions, channels = get_i64(p + _POSITIONS), get_i64(p + _CHANNELS)
     out_stride, x_stride = get_i64(p + _OUT + 8 * STRIDE), get_i64(p + _X + 8 * STRIDE)
+    put_i64(scratch + 128, scratch + 64)
     for row in range(first, last):
         sample = row // positions
         position = row - sample * positions
@@ -245,8 +247,8 @@ def requantise(p: int, scratch: int, first: int, last: int, low: int, high: int)
             for j in range(number):
                 value = get_value(p + _X, x, source + (start + j) * x_stride)
                 _put_i32(scratch + 4 * j, value)
-            requantise_row(scratch, get_i64(p + _A) + 4 * start, 1, get_f32(p + _B),
-                           get_f32(p + _C), get_i64(p + _D), scratch + 64)  # fmt: skip
+            requantise_rows(scratch, 1, 1, get_i64(p + _A) + 4 * start, get_f32(p + _B),
+                            get_f32(p + _C), get_i64(p + _D), scratch + 128, 0)  # fmt: skip
             for j in range(number):
                 code = get_u8(scratch + 64 + j)
                 _put(p + _OUT, out, to + (start + j) * out_stride, code)
@@ -272,7 +274,7 @@ def _fold(bits: int, taps: int, number: int, vecs: int, out: int) -> None:
         _fold_max(taps, number, vecs, out)
 
 
-@kernel
+@Kernel
 def pool(p: int, scratch: int, first: int, last: int, low: int, high: int) -> int:
     """The largest of each byte of a position, or all bits together (C is 1), where they lie
     together: A int32 [positions, B], the first byte of each tap or -1; CHANNELS counts bytes."""
@@ -291,7 +293,15 @@ def pool(p: int, scratch: int, first: int, last: int, low: int, high: int) -> in
                 put_i64(scratch + 8 * number, x + place)
                 number += 1
         to = out + _first(p + _OUT, position)
-        if size & 15 == 0:
+        if bits and (size == 4 or size == 8):
+            found = 0
+            for t in range(number):
+                found |= get_i64(get_i64(scratch + 8 * t))
+            if size == 4:
+                put_u32(to, found)
+            else:
+                put_i64(to, found)
+        elif size & 15 == 0:
             _fold(bits, scratch, number, vecs, to)
         else:
             _fold(bits, scratch, number, vecs, held)
@@ -299,7 +309,7 @@ def pool(p: int, scratch: int, first: int, last: int, low: int, high: int) -> in
     return 0
 
 
-@kernel
+@Kernel
 def pool_any(p: int, scratch: int, first: int, last: int, low: int, high: int) -> int:
     """The same for any format, an element at a time; A holds elements."""
     positions, channels, taps = get_i64(p + _POSITIONS), get_i64(p + _CHANNELS), get_i64(p + _B)
@@ -323,7 +333,7 @@ def pool_any(p: int, scratch: int, first: int, last: int, low: int, high: int) -
 # -- counts of ones --------------------------------------------------------------------
 
 
-@kernel
+@Kernel
 def ones_in_bits(p: int, scratch: int, first: int, last: int, low: int, high: int) -> int:
     """The sum of weights of the bits that are 1, whole samples: A int32 [WHOLE, to 16]."""
     total = 0
@@ -333,7 +343,7 @@ def ones_in_bits(p: int, scratch: int, first: int, last: int, low: int, high: in
     return total
 
 
-@kernel
+@Kernel
 def ones_in_bytes(p: int, scratch: int, first: int, last: int, low: int, high: int) -> int:
     """The sum of weight times ones of the bytes, whole samples; positions of B bytes each:
     A int32 [classes, B to 16], C int32 [positions] their class, D: what turns a code into the
@@ -348,7 +358,7 @@ def ones_in_bytes(p: int, scratch: int, first: int, last: int, low: int, high: i
     return total
 
 
-@kernel
+@Kernel
 def ones_in_planes(p: int, scratch: int, first: int, last: int, low: int, high: int) -> int:
     """The sum of weights of bit planes of any format, whole samples: A int32 [WHOLE, B], C
     int32 [B] the planes."""

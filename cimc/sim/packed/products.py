@@ -15,6 +15,7 @@ from enum import IntEnum, auto
 from cimc.sim.packed.elements import (
     AT,
     BASE,
+    BYTE,
     FACTOR,
     FIELDS,
     FORMAT,
@@ -27,9 +28,10 @@ from cimc.sim.packed.elements import (
     put_code,
     put_value,
 )
-from cimc.sim.packed.jit import inlined, kernel
+from cimc.sim.packed.jit import Kernel, inlined
 from cimc.sim.packed.micro import (
     copy_bytes,
+    copy_over,
     depth_tile,
     fill_bytes,
     get_f32,
@@ -40,8 +42,10 @@ from cimc.sim.packed.micro import (
     put_i64,
     put_u8,
     put_u32,
-    requantise_row,
+    requantise_rows,
     sign_tile,
+    slide_bits,
+    store_rows,
     sum_tile,
 )
 
@@ -55,13 +59,20 @@ class P(IntEnum):
     BLOCK = auto()  # rows at a time
     OP = auto()  # XOR, AND or DOT
     # input
-    GATHER = auto()  # IN_PLACE, BYTES, BITS or PLANES
+    GATHER = auto()  # IN_PLACE, BYTES, BITS, WORD, SLIDES or PLANES
     SRC = auto()
     SRC_STEP = auto()
     STARTS = auto()  # int32 [positions]: first byte (in place)
     RUNS_AT = auto()  # int32 [positions + 1]
     RUNS = auto()  # int32 [runs, 3]: first element, where it goes, number
+    SLIDES = (
+        auto()
+    )  # their number; RUNS: int32 [slides, 5] first bit, position, shift, number, mask
+    SLIDE_STEP = auto()  # bits from position to position
+    MASKS = auto()  # int32
     WHOLE = auto()  # 1: runs cover every column of every row
+    COMPLETE = auto()  # uint8 [positions]: the same for each row
+    SRC_SHIFT = auto()  # elements to bytes: 3 for bits
     FILL = auto()  # code of columns that no run covers
     FILL_AT = auto()  # address of an operand whose value it is instead, or 0
     WORDS = auto()  # words of a row
@@ -93,20 +104,21 @@ class P(IntEnum):
     CLAMP_LOW = auto()  # float32
     CLAMP_HIGH = auto()
     PLUS = auto()
+    OUT_BITS = auto()  # bits of an element
     OUT = auto()
 
 
 SIZE = int(P.OUT) + FIELDS
-IN_PLACE, BYTES, BITS, PLANES = range(4)
+IN_PLACE, BYTES, BITS, WORD, SLIDES, PLANES = range(6)
 STORE, REQUANTISE, LEVEL, TABLE, SIGN = range(5)
 
 # numba takes module-level integers as constants
 (
-    _POSITIONS, _CHANNELS, _VECS, _BLOCK, _OP, _GATHER, _SRC, _SRC_STEP, _STARTS, _RUNS_AT, _RUNS,
-    _WHOLE, _FILL, _FILL_AT, _WORDS, _PLANE_WORDS, _PLANES, _PLANE_LIST, _COLUMNS, _SRC_FORMAT,
-    _SRC_LOW, _SRC_SECOND, _GROUPS, _GROUP_TABLE, _TAPS, _TAP_AT, _WEIGHTS, _START, _CLASS,
-    _SCALARS, _SCALAR_TABLE, _FINISH, _SCALES, _LIMITS, _FLIPS, _LEVELS, _FIRST, _CLAMP_LOW,
-    _CLAMP_HIGH, _PLUS, _OUT,
+    _POSITIONS, _CHANNELS, _VECS, _BLOCK, _OP, _GATHER, _SRC, _SRC_STEP, _STARTS, _RUNS_AT,
+    _RUNS, _SLIDES, _SLIDE_STEP, _MASKS, _WHOLE, _COMPLETE, _SRC_SHIFT, _FILL, _FILL_AT, _WORDS,
+    _PLANE_WORDS, _PLANES, _PLANE_LIST, _COLUMNS, _SRC_FORMAT, _SRC_LOW, _SRC_SECOND, _GROUPS,
+    _GROUP_TABLE, _TAPS, _TAP_AT, _WEIGHTS, _START, _CLASS, _SCALARS, _SCALAR_TABLE, _FINISH,
+    _SCALES, _LIMITS, _FLIPS, _LEVELS, _FIRST, _CLAMP_LOW, _CLAMP_HIGH, _PLUS, _OUT_BITS, _OUT,
 ) = (8 * int(field) for field in P)  # fmt: skip
 _PAIR = 128  # bytes of sums of a row: two vectors
 
@@ -127,16 +139,24 @@ def _fill_code(p: int, sample: int) -> int:
 
 @inlined
 def _gather_bytes(p: int, src: int, position: int, fill: int, to: int) -> None:
-    if get_i64(p + _WHOLE) == 0:
-        fill_bytes(to, fill, 4 * get_i64(p + _WORDS))
+    """Bytes, or bits in runs of whole words: SRC_SHIFT makes bytes of elements."""
+    shift, size = get_i64(p + _SRC_SHIFT), 4 * get_i64(p + _WORDS)
     runs, at = get_i64(p + _RUNS), get_i64(p + _RUNS_AT) + 4 * position
+    if get_u8(get_i64(p + _COMPLETE) + position):
+        # every byte comes from a run: what a copy writes too much, the next overwrites
+        for i in range(get_i32(at), get_i32(at + 4)):
+            run = runs + 12 * i
+            start, put = get_i32(run) >> shift, get_i32(run + 4) >> shift
+            copy_over(to + put, src + start, get_i32(run + 8) >> shift)
+        return
+    fill_bytes(to, fill, size)
     for i in range(get_i32(at), get_i32(at + 4)):
         run = runs + 12 * i
-        start, put, number = src + get_i32(run), to + get_i32(run + 4), get_i32(run + 8)
-        j = 0
-        while j + 4 <= number:
-            put_u32(put + j, get_u32(start + j))
-            j += 4
+        start, put = src + (get_i32(run) >> shift), to + (get_i32(run + 4) >> shift)
+        number, j = get_i32(run + 8) >> shift, 0
+        while j + 8 <= number:
+            put_i64(put + j, get_i64(start + j))
+            j += 8
         while j < number:
             put_u8(put + j, get_u8(start + j))
             j += 1
@@ -149,8 +169,7 @@ def _gather_bits(p: int, src: int, position: int, to: int) -> None:
     runs, at = get_i64(p + _RUNS), get_i64(p + _RUNS_AT) + 4 * position
     low, high = get_i32(at), get_i32(at + 4)
     for _ in range(get_i64(p + _PLANES)):
-        for w in range(words):
-            put_u32(to + 4 * w, 0)
+        fill_bytes(to, 0, 4 * words)
         for i in range(low, high):
             run = runs + 12 * i
             start, put, number = get_i32(run), get_i32(run + 4), get_i32(run + 8)
@@ -158,13 +177,26 @@ def _gather_bits(p: int, src: int, position: int, to: int) -> None:
                 # as many bits as the word that they go to has left
                 into = put & 31
                 taken = min(32 - into, number)
-                bits = get_i64(src + ((start >> 3) & ~3)) >> (start & 31)
+                bits = get_i64(src + (start >> 3)) >> (start & 7)
                 bits &= (1 << taken) - 1
                 place = to + 4 * (put >> 5)
                 put_u32(place, get_u32(place) | (bits << into))
                 start, put, number = start + taken, put + taken, number - taken
         src += get_i64(p + _SRC_SECOND)
         to += 4 * words
+
+
+@inlined
+def _gather_word(p: int, src: int, position: int, to: int) -> None:
+    """One plane of at most 32 columns."""
+    runs, at = get_i64(p + _RUNS), get_i64(p + _RUNS_AT) + 4 * position
+    found = 0
+    for i in range(get_i32(at), get_i32(at + 4)):
+        run = runs + 12 * i
+        start = get_i32(run)
+        bits = get_i64(src + (start >> 3)) >> (start & 7)
+        found |= (bits & ((1 << get_i32(run + 8)) - 1)) << get_i32(run + 4)
+    put_u32(to, found)
 
 
 @inlined
@@ -205,9 +237,32 @@ def _clear(k: int, words: int, planes: int, to: int) -> None:
 
 
 @inlined
+def _slide(p: int, first: int, last: int, table: int, gathered: int) -> None:
+    """One word for each position of whole samples, 16 positions at a time."""
+    positions, slides = get_i64(p + _POSITIONS), get_i64(p + _SLIDES)
+    step, masks = get_i64(p + _SLIDE_STEP), get_i64(p + _MASKS)
+    src, width = get_i64(p + _SRC), get_i64(p + _SRC_STEP)
+    samples = (last - first) // positions
+    fill_bytes(gathered, 0, 4 * (last - first))
+    for sample in range(samples):
+        start = src + (first // positions + sample) * width
+        place = gathered + 4 * sample * positions
+        for i in range(slides):
+            slide = get_i64(p + _RUNS) + 20 * i
+            at, mask = get_i32(slide + 4), masks + 4 * get_i32(slide + 16)
+            slide_bits(start, get_i32(slide), step, mask, get_i32(slide + 8),
+                       get_i32(slide + 12), place + 4 * at)  # fmt: skip
+    for i in range(last - first):
+        put_i64(table + 8 * i, gathered + 4 * i)
+
+
+@inlined
 def _rows(p: int, first: int, last: int, table: int, gathered: int) -> None:
     """Put the address of each row's input into `table`, gathering it where it must be."""
     positions, how = get_i64(p + _POSITIONS), get_i64(p + _GATHER)
+    if how == SLIDES:
+        _slide(p, first, last, table, gathered)
+        return
     src, step, size = get_i64(p + _SRC), get_i64(p + _SRC_STEP), 4 * get_i64(p + _WORDS)
     sample = first // positions
     position = first - sample * positions
@@ -218,6 +273,8 @@ def _rows(p: int, first: int, last: int, table: int, gathered: int) -> None:
         else:
             if how == BYTES:
                 _gather_bytes(p, start, position, _fill_code(p, sample), gathered)
+            elif how == WORD:
+                _gather_word(p, start, position, gathered)
             elif how == BITS:
                 _gather_bits(p, start, position, gathered)
             else:
@@ -231,27 +288,34 @@ def _rows(p: int, first: int, last: int, table: int, gathered: int) -> None:
             sample += 1
 
 
-@inlined
-def _class(p: int, position: int) -> int:
-    classes = get_i64(p + _CLASS)
-    return 0 if classes == 0 else get_i32(classes + 4 * position)
-
-
 # -- finishing rows --------------------------------------------------------------------
 
 
 @inlined
-def _start_rows(p: int, first: int, last: int, vec: int, vecs: int, sums: int) -> None:
-    """What the sums of each row start with."""
+def _places(p: int, first: int, last: int, froms: int, tables: int, outs: int) -> None:
+    """For each row the address of a row of `tables` (by the class of its position), and of its
+    first element if that is a whole number of bytes."""
     positions, width = get_i64(p + _POSITIONS), 64 * get_i64(p + _VECS)
-    start = get_i64(p + _START) + 64 * vec
-    position = first % positions
-    for _ in range(first, last):
-        copy_bytes(sums, start + _class(p, position) * width, 64 * vecs)
-        sums += _PAIR
+    base, step = get_i64(p + _OUT + 8 * BASE), get_i64(p + _OUT + 8 * STEP)
+    at, classes, bits = get_i64(p + _OUT + 8 * AT), get_i64(p + _CLASS), get_i64(p + _OUT_BITS)
+    sample = first // positions
+    position = first - sample * positions
+    start = base + sample * step
+    for i in range(last - first):
+        kind = 0 if classes == 0 else get_i32(classes + 4 * position)
+        put_i64(froms + 8 * i, tables + kind * width)
+        put_i64(outs + 8 * i, start + ((get_i32(at + 4 * position) * bits) >> 3))
         position += 1
         if position == positions:
             position = 0
+            start += step
+
+
+@inlined
+def _copy_rows(number: int, froms: int, offset: int, vecs: int, sums: int) -> None:
+    """Sums that start as they are: no products."""
+    for i in range(number):
+        copy_bytes(sums + _PAIR * i, get_i64(froms + 8 * i) + offset, 64 * vecs)
 
 
 @inlined
@@ -294,31 +358,32 @@ def _level(p: int, channel: int, total: int) -> int:
 @inlined
 def _finish_row(p: int, out: int, element: int, channel: int, number: int, sums: int,
                 held: int) -> int:  # fmt: skip
-    """Turn the sums of channels [channel, channel + number) into elements."""
+    """Turn the sums of channels [channel, channel + number) into elements, one by one."""
     operand, finish = p + _OUT, get_i64(p + _FINISH)
     kind, stride = get_i64(operand + 8 * FORMAT), get_i64(operand + 8 * STRIDE)
     second, bad = get_i64(operand + 8 * SECOND), 0
     element += channel * stride
     if finish == REQUANTISE:
-        whole = number & 15 == 0 and stride == 1
-        requantise_row(sums, get_i64(p + _SCALES) + 4 * channel, (number + 15) >> 4,
-                       get_f32(p + _CLAMP_LOW), get_f32(p + _CLAMP_HIGH), get_i64(p + _PLUS),
-                       out + element if whole else held)  # fmt: skip
-        if not whole:
-            for i in range(number):
-                put_u8(out + element + i * stride, get_u8(held + i))
+        put_i64(held + 64, held)
+        requantise_rows(sums, 1, (number + 15) >> 4, get_i64(p + _SCALES) + 4 * channel,
+                        get_f32(p + _CLAMP_LOW), get_f32(p + _CLAMP_HIGH), get_i64(p + _PLUS),
+                        held + 64, 0)  # fmt: skip
+        for i in range(number):
+            put_u8(out + element + i * stride, get_u8(held + i))
     elif finish == TABLE:
         first, levels = get_i64(p + _FIRST), get_i64(p + _LEVELS)
-        table = get_i64(p + _LIMITS) + channel * levels
+        table = get_i64(p + _LIMITS) + channel * levels - first
+        if kind == BYTE and stride == 1:
+            for i in range(number):
+                put_u8(out + element + i, get_u8(table + i * levels + get_i32(sums + 4 * i)))
+            return 0
         for i in range(number):
-            code = get_u8(table + i * levels + get_i32(sums + 4 * i) - first)
+            code = get_u8(table + i * levels + get_i32(sums + 4 * i))
             put_code(kind, out, element + i * stride, second, code)
     elif finish == LEVEL:
         for i in range(number):
             code = _level(p, channel + i, get_i32(sums + 4 * i))
             put_code(kind, out, element + i * stride, second, code)
-    elif kind == I32 and stride == 1:
-        copy_bytes(out + 4 * element, sums, 4 * number)
     else:
         for i in range(number):
             bad += put_value(operand, out, element + i * stride, get_i32(sums + 4 * i))
@@ -326,12 +391,24 @@ def _finish_row(p: int, out: int, element: int, channel: int, number: int, sums:
 
 
 @inlined
-def _finish_rows(p: int, first: int, last: int, vec: int, vecs: int, sums: int, held: int) -> int:
+def _finish_rows(p: int, first: int, last: int, vec: int, vecs: int, sums: int, outs: int,
+                 held: int) -> int:  # fmt: skip
+    """`held`: 128 bytes of scratch memory."""
+    channel = 16 * vec
+    number = min(16 * vecs, get_i64(p + _CHANNELS) - channel)
+    stride, finish = get_i64(p + _OUT + 8 * STRIDE), get_i64(p + _FINISH)
+    if stride == 1 and number == 16 * vecs:
+        if finish == REQUANTISE:
+            requantise_rows(sums, last - first, vecs, get_i64(p + _SCALES) + 4 * channel,
+                            get_f32(p + _CLAMP_LOW), get_f32(p + _CLAMP_HIGH),
+                            get_i64(p + _PLUS), outs, channel)  # fmt: skip
+            return 0
+        if finish == STORE and get_i64(p + _OUT + 8 * FORMAT) == I32:
+            store_rows(sums, last - first, vecs, outs, 4 * channel)
+            return 0
     positions, bad = get_i64(p + _POSITIONS), 0
     base, step = get_i64(p + _OUT + 8 * BASE), get_i64(p + _OUT + 8 * STEP)
     at = get_i64(p + _OUT + 8 * AT)
-    channel = 16 * vec
-    number = min(16 * vecs, get_i64(p + _CHANNELS) - channel)
     sample = first // positions
     position = first - sample * positions
     for _ in range(first, last):
@@ -360,58 +437,63 @@ _and_signs82, _and_signs81, _and_signs12, _and_signs11 = (
 
 
 @inlined
-def _eight(op: int, two: int, rows: int, weights: int, words: int, coef: int, sums: int) -> None:
+def _eight(op: int, two: int, rows: int, weights: int, words: int, coef: int, froms: int,
+           offset: int, sums: int) -> None:  # fmt: skip
     """Eight rows by one or two vectors."""
     if op == XOR:
         if two == 2:
-            _xor82(rows, weights, words, coef, sums, _PAIR)
+            _xor82(rows, weights, words, coef, froms, offset, sums, _PAIR)
         else:
-            _xor81(rows, weights, words, coef, sums, _PAIR)
+            _xor81(rows, weights, words, coef, froms, offset, sums, _PAIR)
     elif op == AND:
         if two == 2:
-            _and82(rows, weights, words, coef, sums, _PAIR)
+            _and82(rows, weights, words, coef, froms, offset, sums, _PAIR)
         else:
-            _and81(rows, weights, words, coef, sums, _PAIR)
+            _and81(rows, weights, words, coef, froms, offset, sums, _PAIR)
     elif two == 2:
-        _dot82(rows, weights, words, coef, sums, _PAIR)
+        _dot82(rows, weights, words, coef, froms, offset, sums, _PAIR)
     else:
-        _dot81(rows, weights, words, coef, sums, _PAIR)
+        _dot81(rows, weights, words, coef, froms, offset, sums, _PAIR)
 
 
 @inlined
-def _one(op: int, two: int, rows: int, weights: int, words: int, coef: int, sums: int) -> None:
+def _one(op: int, two: int, rows: int, weights: int, words: int, coef: int, froms: int,
+         offset: int, sums: int) -> None:  # fmt: skip
     """One row by one or two vectors."""
     if op == XOR:
         if two == 2:
-            _xor12(rows, weights, words, coef, sums, _PAIR)
+            _xor12(rows, weights, words, coef, froms, offset, sums, _PAIR)
         else:
-            _xor11(rows, weights, words, coef, sums, _PAIR)
+            _xor11(rows, weights, words, coef, froms, offset, sums, _PAIR)
     elif op == AND:
         if two == 2:
-            _and12(rows, weights, words, coef, sums, _PAIR)
+            _and12(rows, weights, words, coef, froms, offset, sums, _PAIR)
         else:
-            _and11(rows, weights, words, coef, sums, _PAIR)
+            _and11(rows, weights, words, coef, froms, offset, sums, _PAIR)
     elif two == 2:
-        _dot12(rows, weights, words, coef, sums, _PAIR)
+        _dot12(rows, weights, words, coef, froms, offset, sums, _PAIR)
     else:
-        _dot11(rows, weights, words, coef, sums, _PAIR)
+        _dot11(rows, weights, words, coef, froms, offset, sums, _PAIR)
 
 
-@kernel
+@Kernel
 def product(p: int, scratch: int, first: int, last: int, low: int, high: int) -> int:
     """Rows times weights; see the module."""
     block, vecs, op, bad = get_i64(p + _BLOCK), get_i64(p + _VECS), get_i64(p + _OP), 0
-    table, held = scratch, scratch + 8 * block
-    sums = held + 64
-    gathered = sums + _PAIR * block
+    table, froms, outs = scratch, scratch + 8 * block, scratch + 16 * block
+    sums = scratch + 24 * block
+    held, gathered = sums + _PAIR * block, sums + _PAIR * block + 128
     groups, group_table = get_i64(p + _GROUPS), get_i64(p + _GROUP_TABLE)
     for row in range(first, last, block):
         end = min(row + block, last)
         _rows(p, row, end, table, gathered)
         moved = 0  # words by which the addresses in the table point beyond a row's start
         for vec in range(2 * low, min(2 * high, vecs), 2):
-            two = min(2, vecs - vec)
-            _start_rows(p, row, end, vec, two, sums)
+            two, offset = min(2, vecs - vec), 64 * vec
+            if vec == 2 * low or groups != 1:
+                _places(p, row, end, froms, get_i64(p + _START), outs)
+            if groups == 0:
+                _copy_rows(end - row, froms, offset, two, sums)
             for g in range(groups):
                 entry = group_table + 32 * g
                 start, words, coef = get_i64(entry), get_i64(entry + 8), get_i64(entry + 16)
@@ -420,85 +502,83 @@ def product(p: int, scratch: int, first: int, last: int, low: int, high: int) ->
                     for i in range(end - row):
                         put_i64(table + 8 * i, get_i64(table + 8 * i) + 4 * (start - moved))
                     moved = start
+                if g == 1:  # on top of what is there
+                    offset = 0
+                    for i in range(end - row):
+                        put_i64(froms + 8 * i, sums + _PAIR * i)
                 i = 0
                 while i + 8 <= end - row:
-                    _eight(op, two, table + 8 * i, weights, words, coef, sums + _PAIR * i)
+                    j = 8 * i
+                    _eight(op, two, table + j, weights, words, coef, froms + j, offset,
+                           sums + _PAIR * i)  # fmt: skip
                     i += 8
                 while i < end - row:
-                    _one(op, two, table + 8 * i, weights, words, coef, sums + _PAIR * i)
+                    j = 8 * i
+                    _one(op, two, table + j, weights, words, coef, froms + j, offset,
+                         sums + _PAIR * i)  # fmt: skip
                     i += 1
             _scale_rows(p, row, end, vec, two, sums)
-            bad += _finish_rows(p, row, end, vec, two, sums, held)
+            bad += _finish_rows(p, row, end, vec, two, sums, outs, held)
     return bad
 
 
 @inlined
 def _signs(op: int, two: int, eight: int, rows: int, weights: int, words: int, limits: int,
-           flips: int, outs: int) -> None:  # fmt: skip
+           offset: int, flips: int, outs: int, place: int) -> None:  # fmt: skip
     """Eight rows, or one, by one or two vectors."""
     if op == XOR:
         if eight:
             if two == 2:
-                _xor_signs82(rows, weights, words, limits, flips, outs)
+                _xor_signs82(rows, weights, words, limits, offset, flips, outs, place)
             else:
-                _xor_signs81(rows, weights, words, limits, flips, outs)
+                _xor_signs81(rows, weights, words, limits, offset, flips, outs, place)
         elif two == 2:
-            _xor_signs12(rows, weights, words, limits, flips, outs)
+            _xor_signs12(rows, weights, words, limits, offset, flips, outs, place)
         else:
-            _xor_signs11(rows, weights, words, limits, flips, outs)
+            _xor_signs11(rows, weights, words, limits, offset, flips, outs, place)
     elif eight:
         if two == 2:
-            _and_signs82(rows, weights, words, limits, flips, outs)
+            _and_signs82(rows, weights, words, limits, offset, flips, outs, place)
         else:
-            _and_signs81(rows, weights, words, limits, flips, outs)
+            _and_signs81(rows, weights, words, limits, offset, flips, outs, place)
     elif two == 2:
-        _and_signs12(rows, weights, words, limits, flips, outs)
+        _and_signs12(rows, weights, words, limits, offset, flips, outs, place)
     else:
-        _and_signs11(rows, weights, words, limits, flips, outs)
+        _and_signs11(rows, weights, words, limits, offset, flips, outs, place)
 
 
-@kernel
+@Kernel
 def signs(p: int, scratch: int, first: int, last: int, low: int, high: int) -> int:
     """One group, each sum compared with a limit, bits out, 16 channels to 2 bytes."""
-    block, vecs, positions = get_i64(p + _BLOCK), get_i64(p + _VECS), get_i64(p + _POSITIONS)
+    block, vecs = get_i64(p + _BLOCK), get_i64(p + _VECS)
     table, limits, outs = scratch, scratch + 8 * block, scratch + 16 * block
     gathered, op = scratch + 24 * block, get_i64(p + _OP)
     words, kernels = get_i64(p + _WORDS), get_i64(get_i64(p + _GROUP_TABLE) + 24)
-    base, step = get_i64(p + _OUT + 8 * BASE), get_i64(p + _OUT + 8 * STEP)
-    at, width = get_i64(p + _OUT + 8 * AT), 64 * vecs
     for row in range(first, last, block):
         end = min(row + block, last)
         _rows(p, row, end, table, gathered)
+        _places(p, row, end, limits, get_i64(p + _LIMITS), outs)
         for vec in range(2 * low, min(2 * high, vecs), 2):
             two = min(2, vecs - vec)
-            sample = row // positions
-            position = row - sample * positions
-            for i in range(end - row):
-                limit = get_i64(p + _LIMITS) + _class(p, position) * width + 64 * vec
-                put_i64(limits + 8 * i, limit)
-                out = base + sample * step + (get_i32(at + 4 * position) >> 3) + 2 * vec
-                put_i64(outs + 8 * i, out)
-                position += 1
-                if position == positions:
-                    position = 0
-                    sample += 1
             weights, flips = kernels + vec * words * 64, get_i64(p + _FLIPS) + 2 * vec
             i = 0
             while i < end - row:
                 eight, j = 1 if i + 8 <= end - row else 0, 8 * i
-                _signs(op, two, eight, table + j, weights, words, limits + j, flips, outs + j)
+                _signs(op, two, eight, table + j, weights, words, limits + j, 64 * vec, flips,
+                       outs + j, 2 * vec)  # fmt: skip
                 i += 8 if eight else 1
     return 0
 
 
-@kernel
+@Kernel
 def depthwise(p: int, scratch: int, first: int, last: int, low: int, high: int) -> int:
     """Each channel by itself: sums over taps of bytes times weights. Rows of any number of
     channels, 32 at a time."""
     positions, vecs, taps = get_i64(p + _POSITIONS), get_i64(p + _VECS), get_i64(p + _TAPS)
     src, step, bad = get_i64(p + _SRC), get_i64(p + _SRC_STEP), 0
-    table, held = scratch, scratch + 8 * taps
-    sums, outside = held + 64, held + 64 + _PAIR
+    table, froms, outs = scratch, scratch + 8 * taps, scratch + 8 * taps + 8
+    sums = outs + 8
+    held, outside = sums + _PAIR, sums + _PAIR + 128
     filled = -1
     for row in range(first, last):
         sample = row // positions
@@ -511,12 +591,18 @@ def depthwise(p: int, scratch: int, first: int, last: int, low: int, high: int) 
         for t in range(taps):
             element = get_i32(at + 4 * t)
             put_i64(table + 8 * t, outside if element < 0 else src + sample * step + element)
+        _places(p, row, row + 1, froms, get_i64(p + _START), outs)
         for vec in range(2 * low, min(2 * high, vecs), 2):
             two = min(2, vecs - vec)
-            _start_rows(p, row, row + 1, vec, two, sums)
+            _copy_rows(1, froms, 64 * vec, two, sums)
             for v in range(two):
                 depth_tile(table, 16 * (vec + v), get_i64(p + _WEIGHTS) + 64 * (vec + v),
                            64 * vecs, taps, sums + 64 * v)  # fmt: skip
             _scale_rows(p, row, row + 1, vec, two, sums)
-            bad += _finish_rows(p, row, row + 1, vec, two, sums, held)
+            bad += _finish_rows(p, row, row + 1, vec, two, sums, outs, held)
     return bad
+
+
+def depthwise_scratch(taps: int, vecs: int) -> int:
+    """Bytes of scratch memory that `depthwise` needs."""
+    return 8 * taps + 16 + 128 + 128 + 16 * vecs + 64

@@ -21,18 +21,47 @@ from cimc.isa.table import TABLE
 from cimc.sim.bind import Tallies, bind, execute
 from cimc.sim.lanes import LaneLoop
 from cimc.sim.machine import Machine
+from cimc.sim.packed import calls
+from cimc.sim.packed.jit import run_table
 from cimc.sim.packed.plan import Convert, Item, Plan
 from cimc.sim.packed.step import Step
 
 Ones = Counter[tuple[str, str]]
 """Ones found by layer and instruction."""
 
-_SHARED_WORK = {"bit": 1 << 26, "byte": 1 << 23, "element": 1 << 20}
-"""Work of a step from which on several threads are worth it for one chunk."""
+_SHARED_WORK = 1 << 17
+"""Nanoseconds, roughly, from which on several threads are worth it for one chunk."""
 
 
 class Failed(Exception):
     """A value was refused; the reference interpreter says which and where."""
+
+
+class _Table:
+    """Steps as a table for `run_table`."""
+
+    def __init__(self, steps: list[Step], params: Mapping[int, npt.NDArray[np.int64]]) -> None:
+        self.steps = steps
+        self.work = max(step.weight for step in steps)
+        self.entries = np.array(
+            [(s.kernel.address, params[id(s)].ctypes.data, s.rows, s.pairs, 0) for s in steps],
+            np.int64,
+        )
+        self.address = int(self.entries.ctypes.data)
+        self._checked = np.array([not step.counts for step in steps])
+        self._counted = [i for i, step in enumerate(steps) if step.counts]
+
+    def failed(self) -> bool:
+        """Whether a kernel met a value that doesn't fit."""
+        return bool(self.entries[self._checked, calls.RESULT].any())
+
+    def count(self, number: int, ones: Ones) -> None:
+        """Take what was counted."""
+        for i in self._counted:
+            step = self.steps[i]
+            ones[step.layer, step.counts] += int(self.entries[i, calls.RESULT])
+            ones[step.layer, step.counts] += step.fixed * number
+        self.entries[:, calls.RESULT] = 0
 
 
 class State:
@@ -52,7 +81,7 @@ class State:
         )
         self._flat: dict[str, Any] = {}
         self.packed: dict[str, npt.NDArray[np.uint8]] = {}
-        self._used = self._roots()
+        self.values: dict[str, Any] = {}  # of plain slots
         steps = list(plan.steps)
         for step in steps:
             for _, name, _ in step.bases:
@@ -66,15 +95,29 @@ class State:
         self.params = {id(step): step.bound(addresses) for step in steps}
         self.scratch_bytes = max((step.scratch for step in steps), default=0) + 256
         self.scratch = [np.zeros(self.scratch_bytes, np.uint8)]
-        self.tallies = Tallies(Tally)
+        self.scratch_at = int(self.scratch[0].ctypes.data)
+        self.parts = list(self._parts())
 
-    def _roots(self) -> set[str]:
-        return {mem.name for mem in self.program.mems.values()}
+    def _parts(self) -> Iterator[_Table | Convert | Item]:
+        """The items, those of kernels that follow each other as one table."""
+        steps: list[Step] = []
+        for item in self.plan.items:
+            if isinstance(item, Item) and item.how == "packed":
+                steps += item.steps
+                continue
+            if steps:
+                yield _Table(steps, self.params)
+            steps = []
+            yield item
+        if steps:
+            yield _Table(steps, self.params)
 
     def _room(self, root: str) -> None:
         if root not in self.packed:
             slot = self.plan.layout.slot(root)
-            self.packed[root] = np.zeros((self.samples, slot.stride), np.uint8)
+            # kernels may look at bytes before the first sample
+            whole = np.zeros(64 + self.samples * slot.stride, np.uint8)
+            self.packed[root] = whole[64:].reshape(self.samples, slot.stride)
 
     # -- buffers -----------------------------------------------------------------------
 
@@ -119,7 +162,15 @@ class State:
     def convert(self, item: Convert, number: int) -> None:
         """Bring a buffer into the other form."""
         slot, packed, flat = self.plan.layout.slot(item.root), self.packed, self.flat(item.root)
-        if item.to == "packed":
+        if slot.is_plain:
+            values = self.values.get(item.root)
+            if values is None:
+                values = self.values[item.root] = slot.values(packed[item.root])
+            if item.to == "packed":
+                values[:number] = flat[:number]
+            else:
+                flat[:number] = values[:number]
+        elif item.to == "packed":
             slot.pack(flat[:number], packed[item.root][:number])
         else:
             slot.unpack(packed[item.root][:number], flat[:number])
@@ -128,71 +179,68 @@ class State:
 
     def run(self, number: int, ones: Ones, pool: ThreadPoolExecutor | None, threads: int) -> None:
         """All items for the first `number` samples. Raises Failed."""
-        for item in self.plan.items:
-            if isinstance(item, Convert):
-                self.convert(item, number)
-            elif item.how == "packed":
-                for step in item.steps:
-                    self.step(step, number, ones, pool, threads)
+        for part in self.parts:
+            if isinstance(part, _Table):
+                self._run_table(part, number, pool, threads)
+            elif isinstance(part, Convert):
+                self.convert(part, number)
             else:
-                self._by_reference(item, ones)
+                self._by_reference(part, ones)
+        for part in self.parts:
+            if isinstance(part, _Table):
+                part.count(number, ones)
+
+    def _run_table(
+        self, part: _Table, number: int, pool: ThreadPoolExecutor | None, threads: int
+    ) -> None:
+        if pool is None or number * part.work < _SHARED_WORK:
+            run_table(part.address, len(part.steps), number, self.scratch_at)
+        else:
+            for i, step in enumerate(part.steps):
+                part.entries[i, calls.RESULT] = self._step(step, number, pool, threads)
+        if part.failed():
+            raise Failed
+
+    def _step(self, step: Step, number: int, pool: ThreadPoolExecutor, threads: int) -> int:
+        """One kernel, its rows or else its lanes shared out to threads where that pays."""
+        params, rows = self.params[id(step)].ctypes.data, step.rows * number
+        parts: list[tuple[int, int, int, int]] = [(0, rows, 0, step.pairs)]
+        if step.weight * number >= _SHARED_WORK and step.shared:
+            if rows >= 8 * threads:
+                parts = [(a, b, 0, step.pairs) for a, b in pairwise(_split(rows, threads, 8))]
+            elif step.pairs >= threads:
+                parts = [(0, rows, a, b) for a, b in pairwise(_split(step.pairs, threads, 1))]
+        while len(self.scratch) < len(parts):
+            self.scratch.append(np.zeros(self.scratch_bytes, np.uint8))
+        waiting = [
+            pool.submit(step.kernel, params, scratch.ctypes.data, *part)
+            for scratch, part in zip(self.scratch[1:], parts[1:])
+        ]
+        found = step.kernel(params, self.scratch_at, *parts[0])
+        return found + sum(future.result() for future in waiting)
 
     def timed(self, number: int) -> Iterator[tuple[str, str, str, float, int, str]]:
         """Run all items and say how long each step took: the fields of `StepTime`. Raises
         Failed."""
-        ones, clock = Ones(), time.perf_counter
+        clock = time.perf_counter
         for item in self.plan.items:
             if isinstance(item, Item) and item.how == "packed":
                 for step in item.steps:
+                    params, rows = self.params[id(step)].ctypes.data, step.rows * number
                     start = clock()
-                    self.step(step, number, ones, None, 1)
-                    yield step.layer, step.what, item.how, clock() - start, step.work, step.unit
+                    bad = step.kernel(params, self.scratch_at, 0, rows, 0, step.pairs)
+                    end = clock() - start
+                    if bad and not step.counts:
+                        raise Failed
+                    yield step.layer, step.what, item.how, end, step.work, step.unit
                 continue
             start = clock()
             if isinstance(item, Convert):
                 self.convert(item, number)
                 yield item.root, f"to {item.to}", "convert", clock() - start, 0, "element"
             else:
-                self._by_reference(item, ones)
+                self._by_reference(item, Ones())
                 yield item.layer.name, "", item.how, clock() - start, 0, "element"
-
-    def step(
-        self, step: Step, number: int, ones: Ones, pool: ThreadPoolExecutor | None, threads: int
-    ) -> None:
-        """One kernel call, or one for each thread."""
-        params = self.params[id(step)].ctypes.data
-        rows = step.rows * number
-        if pool is None or step.work * number < _SHARED_WORK[step.unit]:
-            scratch = self.scratch[0].ctypes.data
-            result = step.kernel(params, scratch, 0, rows, 0, step.pairs)
-        else:
-            result = self._shared(step, params, rows, pool, threads)
-        if step.counts:
-            ones[step.layer, step.counts] += result + step.fixed * number
-        elif result:
-            raise Failed
-
-    def _shared(
-        self, step: Step, params: int, rows: int, pool: ThreadPoolExecutor, threads: int
-    ) -> int:
-        """A step's rows, or else its lanes, shared out to threads."""
-        while len(self.scratch) < threads:
-            self.scratch.append(np.zeros(self.scratch_bytes, np.uint8))
-        calls: list[tuple[int, int, int, int]] = []
-        if step.shared and rows >= 8 * threads:
-            ends = _split(rows, threads, 8)
-            calls = [(a, b, 0, step.pairs) for a, b in pairwise(ends)]
-        elif step.pairs >= threads and step.shared:
-            ends = _split(step.pairs, threads, 1)
-            calls = [(0, rows, a, b) for a, b in pairwise(ends)]
-        else:
-            return step.kernel(params, self.scratch[0].ctypes.data, 0, rows, 0, step.pairs)
-        waiting = [
-            pool.submit(step.kernel, params, self.scratch[i + 1].ctypes.data, *call)
-            for i, call in enumerate(calls[1:])
-        ]
-        first = step.kernel(params, self.scratch[0].ctypes.data, *calls[0])
-        return first + sum(future.result() for future in waiting)
 
     def _by_reference(self, item: Item, ones: Ones) -> None:
         assert self.machine is not None

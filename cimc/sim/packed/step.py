@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +20,8 @@ from cimc.sim.packed.elements import (
     STEP,
     STRIDE,
 )
+from cimc.sim.packed.jit import Kernel
 from cimc.sim.packed.layout import Slot
-
-Kernel = Callable[[int, int, int, int, int, int], int]
 
 
 @dataclass
@@ -49,6 +47,11 @@ class Step:
     bases: list[tuple[int, str, int]] = field(default_factory=list)
     inner: list[tuple[int, int]] = field(default_factory=list)
     kept: list[npt.NDArray[Any]] = field(default_factory=list)
+
+    @property
+    def weight(self) -> int:
+        """Nanoseconds that a sample takes, roughly, for sharing work out."""
+        return self.work // {"bit": 512, "byte": 64}.get(self.unit, 1)
 
     def address(self, array: npt.NDArray[Any]) -> int:
         """The address of an array, which lives as long as the step."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -209,14 +210,13 @@ def _step(ctx: Context, site: Site, found: Sum, part: Part, group: int, depthwis
     out = ctx.access(target)
     first, stride = out.vectors(_line(ctx, part.out), part.lo, part.size)
     step.operand(P.OUT, out.slot, first, stride)
-    step.shared = out.slot.format.kind not in (BIT, TERN) or (
-        stride == 1 and not (first % 8).any() and part.size % 8 == 0
-    )
+    p[P.OUT_BITS] = out.slot.format.bits
+    aligned = stride == 1 and not (first % 8).any() and part.size % 8 == 0
+    step.shared = out.slot.format.kind not in (BIT, TERN) or aligned
     _check_bound(ctx, part)
     _scalars(ctx, step, part, vecs)
     if found.source is None or not len(part.terms):
         outcome = Outcome(np.zeros((1, part.size), np.int64), [])
-        outcome.limits = (int(part.base.min(initial=0)), int(part.base.max(initial=0)))
         p[P.GATHER], p[P.BLOCK] = products.IN_PLACE, 64
         p[P.STARTS] = step.address(np.zeros(rows, np.int32))
     else:
@@ -224,15 +224,15 @@ def _step(ctx: Context, site: Site, found: Sum, part: Part, group: int, depthwis
         places = taps(ctx.access(Ref(found.source.buffer)), found.source, _line(ctx, part.at),
                       group)  # fmt: skip
         outcome = _inputs(ctx, step, found, part, places, depthwise)
-    outcome.start = outcome.start + part.base
+    outcome.start, outcome.aligned = outcome.start + part.base, aligned
     finish(ctx, step, site, found, part.lo, outcome)
     _classes(step, outcome, vecs)
     if depthwise:
         step.kernel = products.depthwise
-        step.scratch = 8 * int(p[P.TAPS]) + 256 + 16 * vecs + 64
+        step.scratch = products.depthwise_scratch(int(p[P.TAPS]), vecs)
     else:
         block, words = int(p[P.BLOCK]), int(p[P.WORDS])
-        step.scratch = block * (24 + 128 + 4 * words) + 1024
+        step.scratch = block * (24 + 128 + 4 * words) + 1024 + 64
     return step
 
 
@@ -398,15 +398,80 @@ def _gather(step: Step, places: Taps, how: int, unit: int) -> None:
         p[P.GATHER] = products.IN_PLACE
         p[P.STARTS] = step.address((runs[:, 0] // unit).astype(np.int32))
     else:
+        if how == products.BITS and p[P.PLANES] == 1:
+            if places.columns <= 32:
+                how = products.WORD
+                if _slides(step, places):
+                    return
+            elif not (runs % 32).any():
+                how, p[P.SRC_SHIFT] = products.BYTES, 3
         p[P.GATHER] = how
         p[P.RUNS] = step.address(runs.astype(np.int32))
         p[P.RUNS_AT] = step.address(ends.astype(np.int32))
+        p[P.COMPLETE] = step.address(places.inside.all(axis=1).astype(np.uint8))
+
+
+_MOST_SLID = 1 << 12  # positions of a sample
+
+
+def _slides(step: Step, places: Taps) -> bool:
+    """Rows of at most 32 bits, where neighbouring positions read bits a few further: all
+    positions of a sample at once, 16 at a time."""
+    p = step.params
+    rows, size = len(places.elements), places.size
+    if rows > _MOST_SLID or rows < 16:
+        return False
+    found: list[tuple[int, ...]] = []
+    masks: list[int] = []
+    steps = np.diff(places.elements[:, 0])[places.inside[1:, 0] & places.inside[:-1, 0]]
+    if not len(steps):
+        return False
+    step_bits = int(np.bincount(steps.clip(0, 64)).argmax())
+    for low, high in _tap_rows(places):
+        width = (high - low) * size
+        if step_bits < 1 or 16 * step_bits + width > 56:
+            return False
+        inside = np.asarray(places.inside[:, low:high])
+        some: Any = inside.any(axis=1)
+        first = inside.argmax(axis=1)
+        start = places.elements[np.arange(rows), low + first] - first * size
+        bits: Any = inside @ (((1 << size) - 1) << (size * np.arange(high - low)))
+        breaks = np.flatnonzero(
+            np.r_[True, (np.diff(start) != step_bits) | (some[1:] != some[:-1]), True]
+        )
+        for a, b in pairwise(breaks.tolist()):
+            if some[a]:
+                found.append((int(start[a]), a, low * size, b - a, len(masks)))
+                masks += [*bits[a:b].tolist(), *[0] * 16]
+    p[P.GATHER], p[P.SLIDES], p[P.SLIDE_STEP] = products.SLIDES, len(found), step_bits
+    p[P.RUNS] = step.address(np.array(found, np.int32).reshape(-1, 5))
+    p[P.MASKS] = step.address(np.array(masks, np.int64).astype(np.uint32))
+    step.shared = False
+    return True
+
+
+def _tap_rows(places: Taps) -> Iterator[tuple[int, int]]:
+    """Taps whose elements follow each other wherever they are inside."""
+    number = places.elements.shape[1]
+    low = 0
+    for t in range(1, number + 1):
+        if t < number:
+            both = places.inside[:, t] & places.inside[:, t - 1]
+            apart = places.elements[both, t] - places.elements[both, t - 1]
+            if both.any() and (apart == places.size).all():
+                continue
+        yield low, t
+        low = t
 
 
 def _block(step: Step, words: int, weights: int) -> None:
     """How many rows to take at a time."""
     room = _WIDE_BYTES if weights > _ROWS_BYTES else _ROWS_BYTES
-    step.params[P.BLOCK] = max(8, min(_MOST_ROWS, room // (4 * max(1, words)) // 8 * 8))
+    p = step.params
+    if p[P.GATHER] == products.SLIDES:  # whole samples
+        p[P.BLOCK] = p[P.POSITIONS] * max(1, _MOST_ROWS // int(p[P.POSITIONS]))
+        return
+    p[P.BLOCK] = max(8, min(_MOST_ROWS, room // (4 * max(1, words)) // 8 * 8))
 
 
 def _groups(step: Step, groups: list[tuple[int, int, int, npt.NDArray[np.uint32]]]) -> None:

@@ -1,0 +1,37 @@
+"""Calls kernels by address: one, or all of a table, without going through Python."""
+
+from __future__ import annotations
+
+from cimc.sim.packed.jit import compiled
+from cimc.sim.packed.micro import call_address, get_i64, put_i64
+
+KERNEL, PARAMS, ROWS, PAIRS, RESULT, ENTRY = range(6)
+"""An entry of a table: addresses of kernel and parameters, rows of a sample, pairs of lane
+vectors, and the sum of what the kernel returned; ENTRY numbers in all."""
+
+
+@compiled
+def call_kernel(
+    kernel: int, p: int, scratch: int, first: int, last: int, low: int, high: int
+) -> int:
+    """Call one kernel."""
+    return call_address(kernel, p, scratch, first, last, low, high)
+
+
+@compiled
+def run_table(table: int, number: int, samples: int, scratch: int) -> int:
+    """Call `number` kernels in order; their results are added to the entries. Returns the number
+    of kernels that ran."""
+    for i in range(number):
+        entry = table + 8 * ENTRY * i
+        found = call_address(
+            get_i64(entry + 8 * KERNEL),
+            get_i64(entry + 8 * PARAMS),
+            scratch,
+            0,
+            get_i64(entry + 8 * ROWS) * samples,
+            0,
+            get_i64(entry + 8 * PAIRS),
+        )
+        put_i64(entry + 8 * RESULT, get_i64(entry + 8 * RESULT) + found)
+    return number
