@@ -21,7 +21,7 @@ from cimc.sim.packed.elements import BIT, BYTE, TERN
 from cimc.sim.packed.flow import Flow, Refused
 from cimc.sim.packed.jit import Kernel
 from cimc.sim.packed.layout import Slot
-from cimc.sim.packed.source import Taps, taps
+from cimc.sim.packed.source import Taps, kinds, taps
 from cimc.sim.packed.step import Step
 from cimc.sim.packed.terms import TERM, Reader, Source
 
@@ -94,6 +94,8 @@ class _Weights:
     valid: Ints | None = None
     fixed: int = 0
     alike: bool = True
+    size: int = 0  # runs of elements of one kind have equal weights; 0: none yet, -1: not so
+    kind: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def add(self, terms: Terms, source: Source, places: Taps) -> None:
         """Add the reads of one group of the source."""
@@ -135,27 +137,34 @@ class _Weights:
         """Weights of columns as weights of elements, and the weight of columns outside."""
         elements, size = self.slot.elements, places.size
         by_tap = v.reshape(-1, size)
-        rows, kind = np.unique(places.elements % size, return_inverse=True)
         found = np.zeros(elements, np.int64)
-        if size > 1 and len(rows) == 1 and elements % size == 0:
+        there = places.elements[places.inside]
+        start = int(there[0]) % size if len(there) else 0
+        if size > 1 and elements % size == 0 and (there % size == start).all():
             # taps at whole positions: positions with the same taps share their weights
             cells = elements // size
             times = np.zeros((cells, len(by_tap)), np.int64)
-            at, tap = places.elements[places.inside] // size, np.nonzero(places.inside)[1]
-            inside = at < cells
-            np.add.at(times, (at[inside], tap[inside]), 1)
-            kinds, kind = np.unique(times, axis=0, return_inverse=True)
-            shifted = np.zeros((cells, size), np.int64)
-            shifted[...] = (kinds @ by_tap)[kind.reshape(-1)]
-            start = int(rows[0])
-            flat = shifted.reshape(-1)[: elements - start]
-            found[start:] = flat
+            np.add.at(times, (there // size, np.nonzero(places.inside)[1]), 1)
+            first, kind = kinds(times)
+            weights = (times[first] @ by_tap)[kind].reshape(-1)
+            found[start:] = weights[: elements - start]
+            self._split(size, kind, start == 0)
         else:
             for t, weights in enumerate(by_tap):
-                there = places.elements[places.inside[:, t], t]
-                np.add.at(found, there[:, None] + np.arange(size), weights)
+                at = places.elements[places.inside[:, t], t]
+                np.add.at(found, at[:, None] + np.arange(size), weights)
+            self._split(size, np.zeros(0, np.int64), False)
         missing = (~places.inside).sum(axis=0) @ by_tap.sum(axis=1)
         return found, int(missing)
+
+    def _split(self, size: int, kind: Ints, whole: bool) -> None:
+        """Note which runs of `size` elements have equal weights."""
+        if not whole or self.size not in (0, size):
+            self.size = -1
+        elif self.size == 0:
+            self.size, self.kind = size, kind
+        else:
+            self.kind = self.kind * (int(kind.max(initial=0)) + 1) + kind
 
     # -- steps -------------------------------------------------------------------------
 
@@ -228,13 +237,14 @@ class _Weights:
         if np.abs(weights).max(initial=0) * 8 >= _LIMIT:
             raise Refused("more ones than 32 bits count")
         step = self._step(pointwise.ones_in_bytes)
-        buffer = self.slot.order
-        size = buffer.shape[buffer.axis] if buffer.shape else 1
-        if size < 16 or self.slot.elements % size:
+        size, rows = self.size, np.zeros(1, np.int64)
+        kind = rows
+        if size < 16:
             size = self.slot.elements
-        kinds, kind = np.unique(weights.reshape(-1, size), axis=0, return_inverse=True)
-        wide = np.zeros((len(kinds), -(-size // 16) * 16), np.int32)
-        wide[:, :size] = kinds
+        else:
+            _, rows, kind = np.unique(self.kind, return_index=True, return_inverse=True)
+        wide = np.zeros((len(rows), -(-size // 16) * 16), np.int32)
+        wide[:, :size] = weights.reshape(-1, size)[rows]
         params = step.params
         params[pointwise.A], params[pointwise.B] = step.address(wide), size
         params[pointwise.C] = step.address(kind.reshape(-1).astype(np.int32))

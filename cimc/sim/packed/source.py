@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +53,16 @@ class Taps:
         runs = np.stack([self.elements[starts], tap * self.size, lengths * self.size], axis=1)
         ends = np.r_[0, np.cumsum(starts.sum(axis=1))]
         return runs, ends
+
+
+def kinds(rows: npt.NDArray[np.integer[Any]]) -> tuple[Ints, Ints]:
+    """The first of each kind of equal rows, and the kind of each row; rows of small counts."""
+    if rows.shape[1] <= 60 and rows.max(initial=0) <= 1:
+        keys = rows.astype(np.int64) @ (np.int64(1) << np.arange(rows.shape[1]))
+        _, first, kind = np.unique(keys, return_index=True, return_inverse=True)
+    else:
+        _, first, kind = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    return first, kind.reshape(-1)
 
 
 def taps(access: Access, source: Source, positions: Ints, group: int) -> Taps:

@@ -25,7 +25,7 @@ from cimc.sim.packed.finish import Outcome, finish
 from cimc.sim.packed.flow import Refused, Site
 from cimc.sim.packed.layout import Access, Slot
 from cimc.sim.packed.products import P
-from cimc.sim.packed.source import Taps, taps
+from cimc.sim.packed.source import Taps, kinds, taps
 from cimc.sim.packed.step import Step
 from cimc.sim.packed.terms import Sum
 
@@ -381,10 +381,11 @@ def _add_valid(outcome: Outcome, u: matrix.Matrix, places: Taps, padded: bool) -
     if padded or places.inside.all():
         outcome.start = outcome.start + u.sum(axis=1, dtype=np.int64)
         return
-    inside, classes = np.unique(places.inside, axis=0, return_inverse=True)
+    first, classes = kinds(places.inside.astype(np.int64))
+    inside = places.inside[first]
     by_tap = u.reshape(u.shape[0], -1, places.size).sum(axis=2, dtype=np.int64)
     outcome.start = outcome.start + inside.astype(np.int64) @ by_tap.T
-    outcome.classes = classes.reshape(-1)
+    outcome.classes = classes
 
 
 def _gather(step: Step, places: Taps, how: int, unit: int) -> None:
