@@ -43,9 +43,23 @@ def kinds(fragment):
     ]
 
 
-@given(nets(), st.integers(1, 6), st.booleans(), st.integers(0, 2**32 - 1))
-@settings(max_examples=300)
+CASES = nets(), st.integers(1, 6), st.booleans(), st.integers(0, 2**32 - 1)
+
+
+@given(*CASES)
+@settings(max_examples=100)
 def test_many_samples_are_each_sample_alone(drawn, samples, special, seed):
+    _check_many(drawn, samples, special, seed)
+
+
+@pytest.mark.slow
+@given(*CASES)
+@settings(max_examples=2000)
+def test_many_samples_of_many_graphs(drawn, samples, special, seed):
+    _check_many(drawn, samples, special, seed)
+
+
+def _check_many(drawn, samples, special, seed):
     net, outputs = drawn
     rng = np.random.default_rng(seed)
     inputs = [values(rng, *_with(samples, net.values[name]), special) for name in net.inputs]
@@ -147,7 +161,7 @@ def test_a_scale_of_each_sample_multiplies_its_elements_only():
 
 
 @given(st.lists(st.floats(width=32), min_size=1, max_size=40), st.integers(0, 3))
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_dynamic_quantize_linear(numbers, more):
     net = Net()
     names = net.node("DynamicQuantizeLinear", net.input(F32, (len(numbers),)), outputs=3)
