@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 import ml_dtypes
 import numpy as np
@@ -42,6 +43,7 @@ def is_elem(name: str) -> bool:
     return match is not None and (int(match[2]) <= 32 or int(match[2]) == 64)
 
 
+@cache
 def container(elem: str) -> np.dtype[np.generic]:
     """The numpy type that holds one element of `elem`, unpacked."""
     if elem in _FLOATS:

@@ -374,11 +374,11 @@ class Program:
 
     @property
     def inputs(self) -> list[Mem]:
-        return [m for m in self.mems.values() if m.input is not None]
+        return [d for d in self.decls if isinstance(d, Mem) and d.input is not None]
 
     @property
     def outputs(self) -> list[Mem]:
-        return [m for m in self.mems.values() if m.output is not None]
+        return [d for d in self.decls if isinstance(d, Mem) and d.output is not None]
 
     def section(self, name: str) -> Section | None:
         """The section of that name, or None."""

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ class _Ready:
     once: Machine
     load: Counts
     plan: Plan
+    sample_bytes: int
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,10 @@ class Engine:
         self.threads = threads or os.cpu_count() or 1
         self.fragments = host_fragments(program)
         self._ready: _Ready | None = None
-        self._static: dict[str, dict[tuple[str, str, str], int]] | None = None
+        self._static: tuple[list[tuple[str, str, str]], Any] | None = None
         self._states: list[State] = []
         self._pool: ThreadPoolExecutor | None = None
+        self._lock = Lock()
 
     # -- before samples ----------------------------------------------------------------
 
@@ -87,14 +90,15 @@ class Engine:
         load = Counts(1)
         run_section(once, self.program, "load", load)
         held = Cells(cells, *_maps(self.program, once))
-        made = _Ready(once, load, make_plan(self.program, once.buffers, held, self.contract))
+        plan = make_plan(self.program, once.buffers, held, self.contract)
+        made = _Ready(once, load, plan, max(1, _sample_bytes(self.program, plan)))
         if tiles is None:
             self._ready = made
         return made
 
-    def _chunk(self, plan: Plan, samples: int) -> int:
+    def _chunk(self, ready: _Ready, samples: int) -> int:
         """Samples at a time."""
-        size = max(1, _sample_bytes(self.program, plan))
+        size = ready.sample_bytes
         room = _CHUNK_BYTES
         if self.memory is not None:
             if size > self.memory:
@@ -167,7 +171,7 @@ class Engine:
         outputs: Outputs,
         progress: Progress | None,
     ) -> None:
-        size = self._chunk(ready.plan, feed.samples)
+        size = self._chunk(ready, feed.samples)
         starts = range(0, feed.samples, size)
         if len(starts) <= 1 or self.threads == 1:
             pool = self._threads() if self.threads > 1 else None
@@ -218,28 +222,28 @@ class Engine:
 
     def _state(self, ready: _Ready, number: int) -> State:
         """A free state for the plan, or a new one."""
-        for i, state in enumerate(self._states):
-            exact = state.machine is not None
-            fits = state.samples == number if exact else state.samples >= number
-            if state.plan is ready.plan and fits:
-                try:
+        with self._lock:
+            for i, state in enumerate(self._states):
+                exact = state.machine is not None
+                fits = state.samples == number if exact else state.samples >= number
+                if state.plan is ready.plan and fits:
                     return self._states.pop(i)
-                except IndexError:  # another thread took the last
-                    break
         return State(self.program, ready.plan, ready.once, number, self.fragments)
 
     def _counts(self, ready: _Ready, ones: Ones, samples: int) -> Counts:
         """Static counts from the text, the others as they were found."""
         if self._static is None:
-            self._static = static_counts(self.program, pulses=False).sections
+            table = static_counts(self.program, pulses=False).sections["infer"]
+            numbers = np.array(list(table.values()), object)
+            self._static = list(table), numbers
+        keys, numbers = self._static
         counts = Counts(samples)
         counts.sections["load"] = dict(ready.load.sections["load"])
-        table = counts.sections["infer"]
-        for (layer, op, name), number in self._static["infer"].items():
-            if samples:
-                table[layer, op, name] = number * samples
-            if op.startswith("read.") and name == "bits" and ones[layer, op]:
-                table[layer, op, "ones"] = ones[layer, op]
+        if samples:
+            counts.sections["infer"] = dict(zip(keys, (numbers * samples).tolist()))
+        found = {(*key, "ones"): number for key, number in ones.items() if number}
+        if found:
+            counts.sections["infer"] |= found
         return counts
 
 

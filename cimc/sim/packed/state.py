@@ -44,23 +44,28 @@ class _Table:
         self.steps = steps
         self.work = max(step.weight for step in steps)
         self.entries = np.array(
-            [(s.kernel.address, params[id(s)].ctypes.data, s.rows, s.pairs, 0) for s in steps],
+            [
+                (
+                    s.kernel.address,
+                    params[id(s)].ctypes.data,
+                    s.rows,
+                    s.pairs,
+                    int(bool(s.counts)),
+                    0,
+                )
+                for s in steps
+            ],
             np.int64,
         )
         self.address = int(self.entries.ctypes.data)
-        self._checked = np.array([not step.counts for step in steps])
         self._counted = [i for i, step in enumerate(steps) if step.counts]
-
-    def failed(self) -> bool:
-        """Whether a kernel met a value that doesn't fit."""
-        return bool(self.entries[self._checked, calls.RESULT].any())
 
     def count(self, number: int, ones: Ones) -> None:
         """Take what was counted."""
+        found = self.entries[:, calls.RESULT].tolist()
         for i in self._counted:
             step = self.steps[i]
-            ones[step.layer, step.counts] += int(self.entries[i, calls.RESULT])
-            ones[step.layer, step.counts] += step.fixed * number
+            ones[step.layer, step.counts] += found[i] + step.fixed * number
         self.entries[:, calls.RESULT] = 0
 
 
@@ -97,6 +102,7 @@ class State:
         self.scratch = [np.zeros(self.scratch_bytes, np.uint8)]
         self.scratch_at = int(self.scratch[0].ctypes.data)
         self.parts = list(self._parts())
+        self._outputs = program.outputs
 
     def _parts(self) -> Iterator[_Table | Convert | Item]:
         """The items, those of kernels that follow each other as one table."""
@@ -118,6 +124,8 @@ class State:
             # kernels may look at bytes before the first sample
             whole = np.zeros(64 + self.samples * slot.stride, np.uint8)
             self.packed[root] = whole[64:].reshape(self.samples, slot.stride)
+            if slot.is_plain:
+                self.values[root] = slot.values(self.packed[root])
 
     # -- buffers -----------------------------------------------------------------------
 
@@ -161,19 +169,17 @@ class State:
 
     def convert(self, item: Convert, number: int) -> None:
         """Bring a buffer into the other form."""
-        slot, packed, flat = self.plan.layout.slot(item.root), self.packed, self.flat(item.root)
-        if slot.is_plain:
-            values = self.values.get(item.root)
-            if values is None:
-                values = self.values[item.root] = slot.values(packed[item.root])
-            if item.to == "packed":
-                values[:number] = flat[:number]
-            else:
-                flat[:number] = values[:number]
-        elif item.to == "packed":
-            slot.pack(flat[:number], packed[item.root][:number])
+        root, flat = item.root, self.flat(item.root)
+        values = self.values.get(root)
+        if values is not None:
+            source, to = (flat, values) if item.to == "packed" else (values, flat)
+            np.copyto(to[:number], source[:number])
+            return
+        slot, packed = self.plan.layout.slot(root), self.packed[root][:number]
+        if item.to == "packed":
+            slot.pack(flat[:number], packed)
         else:
-            slot.unpack(packed[item.root][:number], flat[:number])
+            slot.unpack(packed, flat[:number])
 
     # -- running -----------------------------------------------------------------------
 
@@ -194,11 +200,17 @@ class State:
         self, part: _Table, number: int, pool: ThreadPoolExecutor | None, threads: int
     ) -> None:
         if pool is None or number * part.work < _SHARED_WORK:
-            run_table(part.address, len(part.steps), number, self.scratch_at)
+            bad = run_table(part.address, len(part.steps), number, self.scratch_at)
         else:
+            bad = 0
             for i, step in enumerate(part.steps):
-                part.entries[i, calls.RESULT] = self._step(step, number, pool, threads)
-        if part.failed():
+                found = self._step(step, number, pool, threads)
+                if step.counts:
+                    part.entries[i, calls.RESULT] += found
+                else:
+                    bad += found
+        if bad:
+            part.entries[:, calls.RESULT] = 0
             raise Failed
 
     def _step(self, step: Step, number: int, pool: ThreadPoolExecutor, threads: int) -> int:
@@ -261,7 +273,7 @@ class State:
     def outputs(self, number: int) -> dict[str, Any]:
         """The values of each output buffer by its name: [number, *shape], or a list."""
         found: dict[str, Any] = {}
-        for mem in self.program.outputs:
+        for mem in self._outputs:
             if mem.shape is None:
                 assert self.machine is not None
                 found[mem.name] = list(self.machine.buffers[mem.name].values)  # type: ignore[union-attr]
