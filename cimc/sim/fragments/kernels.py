@@ -24,7 +24,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from cimc.sim.fragments import codes as c
-from cimc.sim.packed.jit import kernel
+from cimc.sim.packed.jit import compiled
 
 # without counts of references to arrays, which cost more than the operations on a short block
 _OPTIONS: dict[str, Any] = {"nopython": True, "nogil": True, "boundscheck": False, "_nrt": False}
@@ -336,7 +336,7 @@ def _elementwise(step, code, numbers, tensors, registers, sample):
     return marked
 
 
-@kernel
+@compiled
 def run_steps(samples, steps, code, numbers, tensors, vectors, wides, singles, marks):
     """Run all steps for each sample; marks[s] = 1 where onnxruntime has to run sample s. Returns
     how many those are.
