@@ -52,7 +52,9 @@ def evaluation(setup: Setup) -> list[Figure]:
     np.savez_compressed(folder / "mnist.npz", x_test=images, y_test=labels)
     (folder / "script.py").write_text(_SCRIPT, encoding="utf-8")
     commands = {
-        "cimc eval": [*_CIMC, "eval", "mnist.cim", "--data", "mnist.npz"],
+        "cimc eval": [
+            *_CIMC, "eval", "mnist.cim", "--data", "mnist.npz", "--threads", threads,
+        ],  # fmt: skip
         "script": [sys.executable, "script.py", "mnist_float.onnx", "mnist.npz", threads],
     }
     said = {name: _output(command, folder) for name, command in commands.items()}
