@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from cimc.sim.fragments import codes as c
+from cimc.sim.fragments import kernels as c
 from cimc.sim.fragments.graph import Array, FragmentGraph
 
 ELEMS: dict[int, int] = {

@@ -7,8 +7,19 @@ one another. Each is the IEEE operation that onnxruntime's kernel does. Where it
 on how onnxruntime was built, or on a value's place in memory (not-a-number, division by zero,
 conversions out of range), the sample is marked: onnxruntime has to run it.
 
-All in one file: numba's cache looks at the file of the compiled function only. Few functions:
-each one costs a tenth of a second to compile.
+All in one file, codes too: numba's cache looks at the file of the compiled function only. Few
+functions: each one costs a tenth of a second to compile.
+
+A step is a row of `STEP_FIELDS` integers:
+ELEMENTWISE: kind, first, body and end row of code, elements, run
+DYNAMIC_QUANTIZE: kind, 0, 0, 0, elements, 0, then the tensors x, y, scale, zero
+
+A row of code has `CODE_FIELDS` integers: operation, to, a, b, c. Registers are vectors, float32 or
+float64 (operations that begin with W), or single float32 numbers; each kind is numbered apart.
+LOAD: a vector, tensor. SPLAT, SINGLE: a vector or a single number, tensor, ONE or RUN, period.
+STORE: tensor, vector. TIMES and PLUS take a vector and a single number, TIMES_PLUS two of them.
+CLIP and TRUNC take their numbers from row b. SELECT takes a truth value a. Truth values are
+float32 0 and 1.
 """
 
 # Kernels have no types of their own: numba infers them.
@@ -23,8 +34,31 @@ import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
 
-from cimc.sim.fragments import codes as c
 from cimc.sim.packed.jit import compiled
+
+# -- codes, which `lower.py` and `operators.py` write ----------------------------------
+
+STEP_FIELDS = 10
+CODE_FIELDS = 5
+BLOCK = 1024  # elements of a register: a few of them stay in the first-level cache
+STRIDE = BLOCK + 80  # from one to the next: loads and stores a page apart wait for each other
+
+ELEMENTWISE, DYNAMIC_QUANTIZE = range(2)
+
+# element types of tensors; vectors of float32 hold the first four, of float64 the last two
+BOOL, I8, U8, F32, I32, F64 = range(6)
+
+# the element that stands for a whole block: the only one, or one for each run of elements
+ONE, RUN = range(2)
+
+LOAD, WLOAD, STORE, WSTORE, SPLAT, WSPLAT, SINGLE, WIDEN, NARROW = range(9)
+ADD, SUB, MUL, DIV, MIN, MAX, LESS, LESS_EQUAL, EQUAL = range(9, 18)
+FLOOR, ROUND, CLIP, TRUNC, RELU, TIMES, PLUS, TIMES_PLUS, SELECT = range(18, 27)
+WADD, WSUB, WMUL, WDIV, WLESS, WLESS_EQUAL, WEQUAL = range(27, 34)
+WFLOOR, WROUND, WCLIP, WTRUNC = range(34, 38)
+
+
+# -- kernels ---------------------------------------------------------------------------
 
 # without counts of references to arrays, which cost more than the operations on a short block
 _OPTIONS: dict[str, Any] = {"nopython": True, "nogil": True, "boundscheck": False, "_nrt": False}
@@ -69,76 +103,76 @@ _float: Any = _as_float
 def _move(op, row, vectors, wides, singles, tensors, sample, start, run, n, most):
     """Values between tensors and registers, and from one kind of register to another."""
     to, at = row[1], row[2]
-    stores = op == c.STORE or op == c.WSTORE
+    stores = op in (STORE, WSTORE)
     register = at if stores else to
-    vector = _floats(vectors + 4 * c.STRIDE * register)
-    wide = _doubles(wides + 8 * c.STRIDE * register)
-    if op == c.WIDEN:
-        vector = _floats(vectors + 4 * c.STRIDE * at)
+    vector = _floats(vectors + 4 * STRIDE * register)
+    wide = _doubles(wides + 8 * STRIDE * register)
+    if op == WIDEN:
+        vector = _floats(vectors + 4 * STRIDE * at)
         for k in range(n):
             wide[k] = vector[k]
         return
-    if op == c.NARROW:
-        wide = _doubles(wides + 8 * c.STRIDE * at)
+    if op == NARROW:
+        wide = _doubles(wides + 8 * STRIDE * at)
         for k in range(n):
             vector[k] = np.float32(wide[k])
         return
     tensor = _rows(tensors + 24 * (to if stores else at))
     address, elem = tensor[0] + sample * tensor[1], tensor[2]
-    size = 1 if elem <= c.U8 else 8 if elem == c.F64 else 4
-    if op == c.SINGLE or op == c.SPLAT or op == c.WSPLAT:
-        address += 0 if row[3] == c.ONE else size * (run % row[4])
+    size = 1 if elem <= U8 else 8 if elem == F64 else 4
+    if op in (SINGLE, SPLAT, WSPLAT):
+        address += 0 if row[3] == ONE else size * (run % row[4])
     else:
         address += size * start
     floats, doubles, ints = _floats(address), _doubles(address), _ints(address)
     signed, unsigned = _signed(address), _unsigned(address)
-    if op == c.LOAD and elem == c.F32:
+    if op == LOAD and elem == F32:
         for k in range(n):
             vector[k] = floats[k]
-    elif op == c.LOAD and elem == c.I32:
+    elif op == LOAD and elem == I32:
         for k in range(n):
             vector[k] = np.float32(ints[k])
-    elif op == c.LOAD and elem == c.I8:
+    elif op == LOAD and elem == I8:
         for k in range(n):
             vector[k] = signed[k]
-    elif op == c.LOAD:
+    elif op == LOAD:
         for k in range(n):
             vector[k] = unsigned[k]
-    elif op == c.WLOAD and elem == c.F64:
+    elif op == WLOAD and elem == F64:
         for k in range(n):
             wide[k] = doubles[k]
-    elif op == c.WLOAD:
+    elif op == WLOAD:
         for k in range(n):
             wide[k] = ints[k]
-    elif op == c.STORE and elem == c.F32:
+    elif op == STORE and elem == F32:
         for k in range(n):
             floats[k] = vector[k]
-    elif op == c.STORE and elem == c.I8:
+    elif op == STORE and elem == I8:
         for k in range(n):
             signed[k] = np.int8(np.int32(vector[k]))
-    elif op == c.STORE:
+    elif op == STORE:
         for k in range(n):
             unsigned[k] = np.uint8(np.int32(vector[k]))
-    elif op == c.WSTORE and elem == c.F64:
+    elif op == WSTORE and elem == F64:
         for k in range(n):
             doubles[k] = wide[k]
-    elif op == c.WSTORE:
+    elif op == WSTORE:
         for k in range(n):
             ints[k] = np.int32(wide[k])
     else:
-        if elem == c.F32:
+        if elem == F32:
             value = np.float64(floats[0])
-        elif elem == c.F64:
+        elif elem == F64:
             value = doubles[0]
-        elif elem == c.I32:
+        elif elem == I32:
             value = np.float64(ints[0])
-        elif elem == c.I8:
+        elif elem == I8:
             value = np.float64(signed[0])
         else:
             value = np.float64(unsigned[0])
-        if op == c.SINGLE:
+        if op == SINGLE:
             _floats(singles)[to] = np.float32(value)
-        elif op == c.SPLAT:
+        elif op == SPLAT:
             number = np.float32(value)
             for k in range(most):
                 vector[k] = number
@@ -151,75 +185,75 @@ def _move(op, row, vectors, wides, singles, tensors, sample, start, run, n, most
 def _calculate(op, row, numbers, vectors, singles, n):
     """An operation on float32; whether the sample is to be marked."""
     marked = False
-    to, a = _floats(vectors + 4 * c.STRIDE * row[1]), _floats(vectors + 4 * c.STRIDE * row[2])
-    b = _floats(vectors + 4 * c.STRIDE * row[3])
+    to, a = _floats(vectors + 4 * STRIDE * row[1]), _floats(vectors + 4 * STRIDE * row[2])
+    b = _floats(vectors + 4 * STRIDE * row[3])
     single, number = _floats(singles), _doubles(numbers + 16 * row[3])
-    if op == c.ADD:
+    if op == ADD:
         for k in range(n):
             to[k] = a[k] + b[k]
-    elif op == c.SUB:
+    elif op == SUB:
         for k in range(n):
             to[k] = a[k] - b[k]
-    elif op == c.MUL:
+    elif op == MUL:
         for k in range(n):
             to[k] = a[k] * b[k]
-    elif op == c.DIV:
+    elif op == DIV:
         for k in range(n):
             marked |= b[k] == 0
             to[k] = np.divide(a[k], b[k])
-    elif op == c.MIN:
+    elif op == MIN:
         for k in range(n):
             marked |= (a[k] != a[k]) | (b[k] != b[k])
             to[k] = b[k] if b[k] < a[k] else a[k]
-    elif op == c.MAX:
+    elif op == MAX:
         for k in range(n):
             marked |= (a[k] != a[k]) | (b[k] != b[k])
             to[k] = b[k] if b[k] > a[k] else a[k]
-    elif op == c.LESS:
+    elif op == LESS:
         for k in range(n):
             to[k] = np.float32(a[k] < b[k])
-    elif op == c.LESS_EQUAL:
+    elif op == LESS_EQUAL:
         for k in range(n):
             to[k] = np.float32(a[k] <= b[k])
-    elif op == c.EQUAL:
+    elif op == EQUAL:
         for k in range(n):
             to[k] = np.float32(a[k] == b[k])
-    elif op == c.FLOOR:
+    elif op == FLOOR:
         for k in range(n):
             to[k] = np.floor(a[k])
-    elif op == c.ROUND:
+    elif op == ROUND:
         for k in range(n):
             to[k] = np.rint(a[k])
-    elif op == c.CLIP:
+    elif op == CLIP:
         low, high = np.float32(number[0]), np.float32(number[1])
         for k in range(n):
             marked |= a[k] != a[k]
             least = low if a[k] < low else a[k]
             to[k] = high if least > high else least
-    elif op == c.TRUNC:
+    elif op == TRUNC:
         low, high = np.float32(number[0]), np.float32(number[1])
         for k in range(n):
             whole = np.trunc(a[k]) + np.float32(0)  # one zero of both
             marked |= not ((whole >= low) & (whole <= high))
             to[k] = whole
-    elif op == c.RELU:
+    elif op == RELU:
         for k in range(n):
             marked |= a[k] != a[k]
             to[k] = np.float32(0) if a[k] < 0 else a[k]
-    elif op == c.TIMES:
+    elif op == TIMES:
         factor = single[row[3]]
         for k in range(n):
             to[k] = a[k] * factor
-    elif op == c.PLUS:
+    elif op == PLUS:
         term = single[row[3]]
         for k in range(n):
             to[k] = a[k] + term
-    elif op == c.TIMES_PLUS:
+    elif op == TIMES_PLUS:
         factor, term = single[row[3]], single[row[4]]
         for k in range(n):
             to[k] = a[k] * factor + term
     else:
-        other = _floats(vectors + 4 * c.STRIDE * row[4])
+        other = _floats(vectors + 4 * STRIDE * row[4])
         for k in range(n):
             chosen, rest = b[k], other[k]  # both read: a branch would not be vector code
             to[k] = chosen if a[k] != 0 else rest
@@ -230,38 +264,38 @@ def _calculate(op, row, numbers, vectors, singles, n):
 def _calculate_wide(op, row, numbers, vectors, wides, n):
     """An operation on float64; whether the sample is to be marked."""
     marked = False
-    to, a = _doubles(wides + 8 * c.STRIDE * row[1]), _doubles(wides + 8 * c.STRIDE * row[2])
-    b, number = _doubles(wides + 8 * c.STRIDE * row[3]), _doubles(numbers + 16 * row[3])
-    truth = _floats(vectors + 4 * c.STRIDE * row[1])
-    if op == c.WADD:
+    to, a = _doubles(wides + 8 * STRIDE * row[1]), _doubles(wides + 8 * STRIDE * row[2])
+    b, number = _doubles(wides + 8 * STRIDE * row[3]), _doubles(numbers + 16 * row[3])
+    truth = _floats(vectors + 4 * STRIDE * row[1])
+    if op == WADD:
         for k in range(n):
             to[k] = a[k] + b[k]
-    elif op == c.WSUB:
+    elif op == WSUB:
         for k in range(n):
             to[k] = a[k] - b[k]
-    elif op == c.WMUL:
+    elif op == WMUL:
         for k in range(n):
             to[k] = a[k] * b[k]
-    elif op == c.WDIV:
+    elif op == WDIV:
         for k in range(n):
             marked |= b[k] == 0
             to[k] = np.divide(a[k], b[k])
-    elif op == c.WLESS:
+    elif op == WLESS:
         for k in range(n):
             truth[k] = np.float32(a[k] < b[k])
-    elif op == c.WLESS_EQUAL:
+    elif op == WLESS_EQUAL:
         for k in range(n):
             truth[k] = np.float32(a[k] <= b[k])
-    elif op == c.WEQUAL:
+    elif op == WEQUAL:
         for k in range(n):
             truth[k] = np.float32(a[k] == b[k])
-    elif op == c.WFLOOR:
+    elif op == WFLOOR:
         for k in range(n):
             to[k] = np.floor(a[k])
-    elif op == c.WROUND:
+    elif op == WROUND:
         for k in range(n):
             to[k] = np.rint(a[k])
-    elif op == c.WCLIP:
+    elif op == WCLIP:
         low, high = number[0], number[1]
         for k in range(n):
             marked |= a[k] != a[k]
@@ -316,18 +350,18 @@ def _elementwise(step, code, numbers, tensors, registers, sample):
     sample is to be marked."""
     first, body, end, elements, length = step[1], step[2], step[3], step[4], step[5]
     vectors, wides, singles = registers
-    most = min(c.BLOCK, elements)
+    most = min(BLOCK, elements)
     marked = False
     start = 0
     while start < elements:
         run = start // length
-        n = min(c.BLOCK, (run + 1) * length - start)
+        n = min(BLOCK, (run + 1) * length - start)
         for at in range(first, end):
-            row = _rows(code + 8 * c.CODE_FIELDS * at)
+            row = _rows(code + 8 * CODE_FIELDS * at)
             op = row[0]
-            if op <= c.NARROW:
+            if op <= NARROW:
                 _move(op, row, vectors, wides, singles, tensors, sample, start, run, n, most)
-            elif op < c.WADD:
+            elif op < WADD:
                 marked |= _calculate(op, row, numbers, vectors, singles, n)
             else:
                 marked |= _calculate_wide(op, row, numbers, vectors, wides, n)
@@ -341,7 +375,7 @@ def run_steps(samples, steps, code, numbers, tensors, vectors, wides, singles, m
     """Run all steps for each sample; marks[s] = 1 where onnxruntime has to run sample s. Returns
     how many those are.
 
-    steps, code: int64, as in `codes.py`; numbers: float64 [n, 2]; tensors: int64 [n, 3],
+    steps, code: int64, as above; numbers: float64 [n, 2]; tensors: int64 [n, 3],
     address, bytes from one sample to the next, element type; registers vectors: float32
     [n, BLOCK], wides: float64 [n, BLOCK], singles: float32 [n]; marks: uint8 [samples]."""
     count = 0
@@ -350,8 +384,8 @@ def run_steps(samples, steps, code, numbers, tensors, vectors, wides, singles, m
     for sample in range(samples):
         marked = False
         for number in range(len(steps)):
-            step = _rows(steps.ctypes.data + 8 * c.STEP_FIELDS * number)
-            if step[0] == c.DYNAMIC_QUANTIZE:
+            step = _rows(steps.ctypes.data + 8 * STEP_FIELDS * number)
+            if step[0] == DYNAMIC_QUANTIZE:
                 marked |= _dynamic_quantize(step, places, sample)
             else:
                 marked |= _elementwise(step, rows, constants, places, registers, sample)

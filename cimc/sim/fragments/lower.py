@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from onnx import NodeProto
 
-from cimc.sim.fragments import codes
+from cimc.sim.fragments import kernels
 from cimc.sim.fragments.block import ELEMS, Block, Instr, Memory, Refused, Register
 from cimc.sim.fragments.graph import Array, FragmentGraph, schedule
 from cimc.sim.fragments.operators import write
@@ -50,7 +50,7 @@ def lower(nodes: Sequence[NodeProto], graph: FragmentGraph, needed: set[str]) ->
     code: list[list[int]] = []
     places = _Places()
     for (kind, size), run in schedule(nodes, graph, lambda node: _key(node, graph)):
-        if kind == codes.DYNAMIC_QUANTIZE:
+        if kind == kernels.DYNAMIC_QUANTIZE:
             rows += [_dynamic_quantize(node, graph, memory) for node in run]
             continue
         block = Block(graph, size, memory, numbers, uses)
@@ -65,12 +65,12 @@ def lower(nodes: Sequence[NodeProto], graph: FragmentGraph, needed: set[str]) ->
         code += places.assign(block.once, forever=True)
         body = len(code)
         code += places.assign(block.code)
-        row = [codes.ELEMENTWISE, first, body, len(code), size, block.run or size]
-        rows.append(row + [0] * (codes.STEP_FIELDS - len(row)))
+        row = [kernels.ELEMENTWISE, first, body, len(code), size, block.run or size]
+        rows.append(row + [0] * (kernels.STEP_FIELDS - len(row)))
         places.release()
     return Steps(
-        np.array(rows, np.int64).reshape(-1, codes.STEP_FIELDS),
-        np.array(code, np.int64).reshape(-1, codes.CODE_FIELDS),
+        np.array(rows, np.int64).reshape(-1, kernels.STEP_FIELDS),
+        np.array(code, np.int64).reshape(-1, kernels.CODE_FIELDS),
         np.array(numbers, np.float64).reshape(-1, 2),
         memory,
         *(places.most[kind] for kind in ("vector", "wide", "single")),
@@ -79,16 +79,16 @@ def lower(nodes: Sequence[NodeProto], graph: FragmentGraph, needed: set[str]) ->
 
 def _key(node: NodeProto, graph: FragmentGraph) -> tuple[int, int]:
     if node.op_type == "DynamicQuantizeLinear":
-        return codes.DYNAMIC_QUANTIZE, 0
-    return codes.ELEMENTWISE, graph.tensors[node.output[0]].size
+        return kernels.DYNAMIC_QUANTIZE, 0
+    return kernels.ELEMENTWISE, graph.tensors[node.output[0]].size
 
 
 def _dynamic_quantize(node: NodeProto, graph: FragmentGraph, memory: Memory) -> list[int]:
     tensor = graph.tensors[node.input[0]]
-    if ELEMS.get(tensor.elem) != codes.F32 or not all(node.output):
+    if ELEMS.get(tensor.elem) != kernels.F32 or not all(node.output):
         raise Refused
     tensors = [memory.value(name) for name in (node.input[0], *node.output)]
-    return [codes.DYNAMIC_QUANTIZE, 0, 0, 0, tensor.size, 0, *tensors]
+    return [kernels.DYNAMIC_QUANTIZE, 0, 0, 0, tensor.size, 0, *tensors]
 
 
 @dataclass
@@ -111,7 +111,7 @@ class _Places:
             if isinstance(to, Register) and to not in self._places:
                 self._take(to)
             fields = [self._number(field) for field in (to, *instr.args)]
-            rows.append([instr.op, *fields, *[0] * (codes.CODE_FIELDS - 1 - len(fields))])
+            rows.append([instr.op, *fields, *[0] * (kernels.CODE_FIELDS - 1 - len(fields))])
             if forever:
                 continue
             for register in {r for r in (to, *instr.args) if isinstance(r, Register)}:

@@ -13,7 +13,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper
 
 from cimc.frontend.session import open_session
-from cimc.sim.fragments import codes as c
+from cimc.sim.fragments import kernels as c
 from cimc.sim.fragments.block import WIDE, Block, Refused, Register
 from cimc.sim.fragments.graph import Array, FragmentGraph, attributes
 

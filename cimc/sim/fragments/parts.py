@@ -15,7 +15,7 @@ import onnx
 from onnx import NodeProto
 
 from cimc.ir.types import elem_of
-from cimc.sim.fragments import codes
+from cimc.sim.fragments import kernels
 from cimc.sim.fragments.batchable import batchable
 from cimc.sim.fragments.graph import Array, FragmentGraph, read_fragment, schedule
 from cimc.sim.fragments.kernels import run_steps
@@ -118,8 +118,8 @@ def _own(*sizes: int) -> list[Array]:
     scratch, vectors, wides, singles = map(max, sizes, lengths)
     held = _thread.arrays = [
         np.empty(scratch, np.uint8),
-        np.empty((vectors, codes.STRIDE), np.float32),
-        np.empty((wides, codes.STRIDE), np.float64),
+        np.empty((vectors, kernels.STRIDE), np.float32),
+        np.empty((wides, kernels.STRIDE), np.float64),
         np.empty(singles, np.float32),
     ]
     return held
