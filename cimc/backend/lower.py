@@ -64,7 +64,7 @@ class _Lowering:
         self.wins: list[Win] = []
         self.data: dict[str, Data] = {}
         self.names: dict[Value, str] = {}
-        self.scales: dict[str, str] = {}
+        self.scales: dict[tuple[str, int], str] = {}
         self.load: list[Layer] = []
         self.infer: list[Layer] = []
         self.fused: set[Node] = set()
@@ -251,7 +251,7 @@ class _Lowering:
         """The scales of a requantisation, one for each of the channels."""
         scale = node.arg(1).const
         assert scale is not None
-        key = f"{node.arg(1).name}.{channels}" if scale.size != channels else node.arg(1).name
+        key = node.arg(1).name, channels
         if key not in self.scales:
             self.scales[key] = self._new_table(
                 node.arg(1).name, "f32", np.ascontiguousarray(np.broadcast_to(scale, channels))

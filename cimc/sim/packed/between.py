@@ -260,7 +260,7 @@ class Between:
         size, params = at.channels[0][1], step.params
         params[pointwise.B] = taps.shape[1]
         step.scratch = 8 * taps.shape[1] + size + 64
-        _, stride = at.access[1].vectors(at.places[1][:1] * 0, at.channels[0][0], size)
+        _, stride = at.access[1].vectors(at.places[1][:1] * 0, *at.channels[1])
         params[pointwise.X + 9] = stride
         to = step.kept[0]
         lies_alike = out == x and stride == 1 and params[pointwise.OUT + 9] == 1
@@ -287,15 +287,14 @@ class Between:
         assert isinstance(name, Ref)
         x = at.access[1]
         places, inside = tap_positions(self.ctx.program.wins[name.name], x, at.places[1])
-        lo, size = at.channels[0]
-        first, _ = x.vectors(places.reshape(-1), lo, size)
+        first, _ = x.vectors(places.reshape(-1), *at.channels[1])
         return first.reshape(places.shape), inside
 
     def _sum(self, step: Step, at: Operands) -> None:
         """A depthwise product whose weights are 1."""
         taps, inside = self._taps(at)
-        slot, (lo, size) = at.access[1].slot, at.channels[0]
-        _, stride = at.access[1].vectors(at.places[1][:1] * 0, lo, size)
+        slot, size = at.access[1].slot, at.channels[1][1]
+        _, stride = at.access[1].vectors(at.places[1][:1] * 0, *at.channels[1])
         zero = self.site.instr.opts.get("zero", Affine())
         if slot.format.kind != BYTE or (stride != 1 and size > 1):
             raise Refused("sums over windows of other than bytes that lie together")

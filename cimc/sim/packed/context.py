@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ class Context:
     layout: Layout
     cells: Cells
     contract: bool
+    proved: Callable[[], bool]  # whether the checker shows that no accumulator overflows
     layer: str
     var: str
     low: int

@@ -7,11 +7,14 @@ packed or flat (as the reference has them); the plan says where one form becomes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
+from cimc.errors import CompileError
+from cimc.isa.check import check
 from cimc.isa.program import Instr, Layer, Loop, Program, Ref, Refs, Section, walk
 from cimc.isa.state import Buffer, HostBuffer
 from cimc.isa.table import TABLE
@@ -170,7 +173,15 @@ def _packed(
     if unknown:
         raise Refused(f"{unknown[0]} in a loop")
     ctx = Context(
-        program, layout, cells, contract, made.layer.name, item.var, item.lo.const, item.hi.const
+        program,
+        layout,
+        cells,
+        contract,
+        _proof(program),
+        made.layer.name,
+        item.var,
+        item.lo.const,
+        item.hi.const,
     )
     reader = Reader(program, inner, item.var)
     if ctx.high <= ctx.low:
@@ -187,6 +198,22 @@ def _packed(
             made.steps += between.steps()
     made.covers = written.covered()
     made.steps += ones_of(ctx, reader, inner)
+    used = {name for step in made.steps for _, name, _ in step.bases}
+    made.reads = used - made.writes
+
+
+def _proof(program: Program) -> Callable[[], bool]:
+    """Whether the program passes the checks, found out when it is asked for."""
+
+    @cache
+    def proved() -> bool:
+        try:
+            check(program, "program")
+        except CompileError:
+            return False
+        return True
+
+    return proved
 
 
 class _Written:

@@ -275,8 +275,9 @@ class State:
         found: dict[str, Any] = {}
         for mem in self._outputs:
             if mem.shape is None:
-                assert self.machine is not None
-                found[mem.name] = list(self.machine.buffers[mem.name].values)  # type: ignore[union-attr]
+                host = None if self.machine is None else self.machine.buffers[mem.name]
+                values = host.values if isinstance(host, HostBuffer) else [None] * number
+                found[mem.name] = list(values)
             else:
                 found[mem.name] = self.flat(mem.name)[:number].reshape(number, *mem.shape)
         return found

@@ -244,8 +244,8 @@ def _check_bound(ctx: Context, part: Part) -> None:
     """No sum may need more than 32 bits: kernels wrap around."""
     terms = part.terms
     size = np.abs(terms["coef"].astype(np.float64)) * terms["size"]
-    largest = [float(np.abs(f).max(initial=0)) for f in part.factors]
-    scale = np.array([*largest, 1.0])[terms["factor"]]
+    factors = [float(np.abs(f).max(initial=0)) for f in part.factors]
+    scale = np.array([*factors, 1.0])[terms["factor"]]
     mark = np.zeros(part.size + 1)
     np.add.at(mark, terms["acc"], size * scale)
     np.add.at(mark, terms["acc"] + terms["n"], -size * scale)
@@ -253,8 +253,11 @@ def _check_bound(ctx: Context, part: Part) -> None:
     for ref, factor in part.scalars:
         form = ctx.layout.slot(ref.name).format
         bound = bound + np.abs(factor) * max(abs(form.least), abs(form.most))
-    if bound.max(initial=0) >= _LIMIT:
+    largest = bound.max(initial=0)
+    if largest >= _LIMIT:
         raise Refused("sums that may need more than 32 bits")
+    if largest >= 1 << (ctx.program.target.acc_bits - 1) and not ctx.proved():
+        raise Refused("sums that may leave the accumulator")
 
 
 def _scalars(ctx: Context, step: Step, part: Part, vecs: int) -> None:
@@ -365,6 +368,8 @@ def _fill(ctx: Context, step: Step, pad: int | Ref | None, slot: Slot) -> None:
     """What columns outside the buffer hold."""
     p, form = step.params, slot.format
     if isinstance(pad, Ref):
+        if form.kind == BIT:
+            raise Refused("bits padded with a value of run time")
         if ctx.layout.slot(pad.name).format != form:
             raise Refused("padding of another type than the input")
         if pad.index is None or not pad.index.is_const:
@@ -409,7 +414,7 @@ def _gather(step: Step, places: Taps, how: int, unit: int) -> None:
         p[P.GATHER] = how
         p[P.RUNS] = step.address(runs.astype(np.int32))
         p[P.RUNS_AT] = step.address(ends.astype(np.int32))
-        p[P.COMPLETE] = step.address(places.inside.all(axis=1).astype(np.uint8))
+        p[P.COMPLETE] = step.address(np.asarray(places.inside.all(axis=1)).astype(np.uint8))
 
 
 _MOST_SLID = 1 << 12  # positions of a sample

@@ -196,7 +196,7 @@ class Reader:
         self._same_source(found, inner.source, inner.position)
         terms = inner.terms.copy()
         terms["factor"] = len(found.factors)
-        terms["acc"], terms["n"] = acc[terms["out"]], n[terms["out"]]
+        terms["acc"], terms["n"] = 0, n[terms["out"]]
         if ((acc != found.lo) | (n != found.size)).any():
             raise Refused("acc.mac changes only some accumulators of a store")
         found.factors.append((table.name, start))
