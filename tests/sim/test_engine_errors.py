@@ -18,7 +18,6 @@ from build_program import (
     write,
     x,
 )
-from cimc.sim.packed.engine import Engine
 from engine_agreement import difference, outcome
 
 from cimc.errors import CompileError
@@ -27,6 +26,7 @@ from cimc.isa.printer import print_program
 from cimc.isa.program import Affine, Mem, Win
 from cimc.isa.text import parse
 from cimc.sim import reference
+from cimc.sim.packed.engine import Engine
 
 SAMPLES, POSITIONS, CHANNELS = 7, 6, 3
 BAD = (4, 3)  # sample and position of the one value that is refused
@@ -148,32 +148,37 @@ def test_one_engine_goes_on_after_an_error():
     assert good.outputs["y"].tolist() == values[: BAD[0]].tolist()
 
 
-def test_the_first_position_is_named_not_the_first_sample():
-    """Sample 5 fails at position 1, sample 2 at position 4."""
+def test_the_first_sample_is_named_not_the_first_position():
+    """Sample 5 fails at position 1, sample 2 at position 4: it doesn't depend on how many samples
+    run at a time."""
     values = _values("i2", 7, 300, bad=(2, 4))
     values[5, 0, 1] = -1
     error = _same(CASES["pp.mov"][0], {"v": values})
-    assert "p = 1: -1 is not a value of u8" in error
+    assert "p = 4: 300 is not a value of u8" in error
 
 
-def test_the_first_instruction_is_named_not_the_first_position():
-    """The second layer fails in the first sample, the first layer in the last one."""
+@pytest.mark.parametrize("sample", [0, SAMPLES - 1])
+def test_the_first_instruction_of_a_sample_is_named(sample):
+    """Two layers, each fails somewhere: the first one where both fail in one sample."""
     first, second = (loop("p", POSITIONS, i("pp.mov", vec(to, "p"), vec("v", "p"))) for to in "zy")
     made = program([*_mems("i16", "u4"), result("z", "u8", (1, CHANNELS, POSITIONS))],
                    [first, second])  # fmt: skip
     values = _values("i2", 7, 300, bad=(SAMPLES - 1, 5))
-    values[0, 0, 0] = 16
-    assert "p = 5: 300 is not a value of u8" in _same(made, {"v": values})
+    values[sample, 0, 0] = 16
+    error = _same(made, {"v": values})
+    both = sample == SAMPLES - 1
+    assert (
+        "p = 5: 300 is not a value of u8" if both else "p = 0: 16 is not a value of u4"
+    ) in error
 
 
 @pytest.mark.parametrize("samples", [600, 1100])
 def test_among_many_samples(samples):
-    """The reference takes some hundred samples at a time: what fails in the first of them is
-    named, although an earlier instruction fails in later ones."""
+    """The first sample that fails is named, however many run at a time."""
     made = CASES["pp.mov"][0]
     values = _values("i2", 7, 300, samples, bad=(samples - 1, 0))
-    values[100, 2, 5] = 400
-    for options in ({}, {"threads": 2}):
+    values[samples - 3, 2, 5] = 400
+    for options in ({}, {"threads": 2}, {"threads": 1, "memory": 1 << 12}):
         assert "p = 5: 400 is not a value of u8" in _same(made, {"v": values}, **options)
 
 
