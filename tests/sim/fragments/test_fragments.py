@@ -172,14 +172,16 @@ def test_dynamic_quantize_linear(numbers, more):
 
 
 def test_dynamic_quantize_linear_of_ties():
-    """Halves, where the division decides on which side of them a value is."""
+    """Halves and their neighbours, where the rounding of the division decides."""
     net = Net()
-    names = net.node("DynamicQuantizeLinear", net.input(F32, (2048,)), outputs=3)
-    for name, kind in zip(names, [(U8, (2048,)), (F32, ()), (U8, ())]):
+    names = net.node("DynamicQuantizeLinear", net.input(F32, (1024,)), outputs=3)
+    for name, kind in zip(names, [(U8, (1024,)), (F32, ()), (U8, ())]):
         net.values[name] = kind
-    scale = RNG.random((50, 1)).astype(np.float32)
-    steps = RNG.integers(-255, 256, (50, 2048)) + np.float32(0.5)
-    check_batch(net.fragment(names), [(steps * scale).astype(np.float32)])
+    most = 1 + RNG.random((200, 1)).astype(np.float32)
+    halves = (RNG.integers(0, 255, (200, 1023)) + np.float32(0.5)) * (most / np.float32(255))
+    toward = RNG.choice(np.array([0, 9], np.float32), halves.shape)
+    near = np.where(RNG.random(halves.shape) < 0.5, np.nextafter(halves, toward), halves)
+    check_batch(net.fragment(names), [np.concatenate([near, most], axis=1)])
 
 
 @pytest.mark.parametrize("size", [(7, 7), (20, 20)], ids=["short", "long"])
