@@ -168,12 +168,13 @@ def ds_cnn(seed: int = 0) -> ModelProto:
 
 
 def binary_layer(channels: int, rows: int, kernel: int, size: int, seed: int = 0) -> ModelProto:
-    """One binary convolution of stride 1 between two signs: K = channels * kernel**2 columns.
+    """One binary convolution between two signs, of stride 1 and without padding, so that every
+    product counts: K = channels * kernel**2 columns, size**2 positions.
 
-    image u8 [N,channels,size,size] -> sign -> convolution -> sign -> maximum over the image and a
-    second binary layer of 8 rows, which only make the output small -> sums u8 [N,8,1,1]. No work
-    on the host. Biases lie between integers, so that no sum is zero, and so low that maxima
-    differ."""
+    image u8 [N,channels,size+kernel-1,size+kernel-1] -> sign -> convolution -> sign -> maximum
+    over the image and a second binary layer of 8 rows, which only make the output small -> sums
+    u8 [N,8,1,1]. No work on the host. Biases lie between integers, so that no sum is zero, and
+    so low that maxima differ."""
     net = Builder(seed)
     signs = np.array([-1, 1], np.float32)
     w = net.const("w", net.rng.choice(signs, (rows, channels, kernel, kernel)))
@@ -182,12 +183,12 @@ def binary_layer(channels: int, rows: int, kernel: int, size: int, seed: int = 0
     bias = net.rng.integers(-4 * spread, -2 * spread, (1, rows, 1, 1)) + 0.5
     x = net.node("Cast", ["image"], "cast", to=TensorProto.FLOAT)
     x = net.node("Sub", [x, net.const("middle", np.float32(127.5))], "centre")
-    x = net.node("Conv", [net.node("Sign", [x], "sign"), w], "conv", pads=[kernel // 2] * 4)
+    x = net.node("Conv", [net.node("Sign", [x], "sign"), w], "conv")
     x = net.node("Add", [x, net.const("b", np.float32(bias))], "bias")
     x = net.node("MaxPool", [net.node("Sign", [x], "signs")], "pool", kernel_shape=[size, size])
     x = net.node("Conv", [x, last], "last")
     step, zero = net.const("step", np.float32(rows / 64)), net.const("zero", np.uint8(128))
     x = net.node("QuantizeLinear", [x, step, zero], "quantise")
-    image = tensor("image", TensorProto.UINT8, ["N", channels, size, size])
+    image = tensor("image", TensorProto.UINT8, ["N", channels, *[size + kernel - 1] * 2])
     sums = tensor("sums", TensorProto.UINT8, ["N", 8, 1, 1])
     return net.model("binary_layer", image, (x, sums))

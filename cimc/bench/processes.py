@@ -51,10 +51,9 @@ def evaluation(setup: Setup) -> list[Figure]:
     labels = rng.integers(0, 10, count, dtype=np.uint8)
     np.savez_compressed(folder / "mnist.npz", x_test=images, y_test=labels)
     (folder / "script.py").write_text(_SCRIPT, encoding="utf-8")
+    eval_ = ["eval", "mnist.cim", "--data", "mnist.npz", "--threads", threads]
     commands = {
-        "cimc eval": [
-            *_CIMC, "eval", "mnist.cim", "--data", "mnist.npz", "--threads", threads,
-        ],  # fmt: skip
+        "cimc eval": [*_CIMC, *eval_],
         "script": [sys.executable, "script.py", "mnist_float.onnx", "mnist.npz", threads],
     }
     said = {name: _output(command, folder) for name, command in commands.items()}

@@ -1,4 +1,4 @@
-"""The most that this processor can do: products of bits or of bytes, everything in registers.
+"""The most that this processor can do: products of bits or of bytes, sums in registers.
 
 Bits: XOR, popcount and addition; without VPOPCNTDQ the same code becomes what the processor has
 instead. Bytes: the dot products of VNNI, where there are any. No GEMM can be faster; its share of
@@ -25,8 +25,9 @@ _SUMS = 8  # independent chains: additions wait for each other
 _VECTOR = ir.VectorType(ir.IntType(32), _LANES)
 _INDEX = ir.IntType(64)
 MACS_OF_A_ROUND = {"bit": 32 * _SUMS * _LANES, "byte": 4 * _SUMS * _LANES}
-WORDS = (_SUMS + 1) * _LANES
-"""Of an input: the first vector, which moves on from round to round, and one for each sum."""
+_TURNS = 16  # vectors that come from the first-level cache in turns
+WORDS = (_SUMS + _TURNS) * _LANES
+"""Of an input: a vector for each sum, then those that take turns."""
 
 Combine = Callable[[Any, Any, Any, Any], Any]
 
@@ -92,10 +93,7 @@ def _counting(combine: Combine) -> Callable[..., Any]:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             array = context.make_array(signature.args[0])(context, builder, args[0])
             base = builder.bitcast(array.data, _VECTOR.as_pointer())
-            pointers = [builder.gep(base, [ir.Constant(_INDEX, i)]) for i in range(_SUMS + 1)]
-            moving, *vectors = (builder.load(pointer, align=4) for pointer in pointers)
-            sums = _loop(builder, combine, moving, vectors, args[1])
-            total = _added(builder, sums)
+            total = _added(builder, _loop(builder, combine, base, args[1]))
             lanes = [ir.Constant(_INDEX, i) for i in range(_LANES)]
             return _added(builder, [builder.extract_element(total, lane) for lane in lanes])
 
@@ -104,19 +102,21 @@ def _counting(combine: Combine) -> Callable[..., Any]:
     return typed
 
 
-def _loop(builder: Any, combine: Combine, first: Any, vectors: list[Any], rounds: Any) -> list[Any]:
+def _loop(builder: Any, combine: Combine, base: Any, rounds: Any) -> list[Any]:
     """The loop over rounds in LLVM's terms; its sums."""
+    kept = [_load(builder, base, ir.Constant(_INDEX, i)) for i in range(_SUMS)]
     before, loop = builder.block, builder.append_basic_block("rounds")
     builder.branch(loop)
     builder.position_at_end(loop)
-    index, moving = builder.phi(_INDEX), builder.phi(_VECTOR)
-    starts = [builder.phi(_VECTOR) for _ in vectors]
-    sums = [combine(builder, start, moving, vector) for start, vector in zip(starts, vectors)]
+    index = builder.phi(_INDEX)
+    starts = [builder.phi(_VECTOR) for _ in kept]
+    # loading is no work for the units that compute; one value for all rounds would be computed once
+    turn = builder.and_(index, ir.Constant(_INDEX, _TURNS - 1))
+    moving = _load(builder, base, builder.add(turn, ir.Constant(_INDEX, _SUMS)))
+    sums = [combine(builder, start, moving, vector) for start, vector in zip(starts, kept)]
     following = builder.add(index, ir.Constant(_INDEX, 1))
-    # `moving` differs from round to round, or the compiler would compute one of them for all
-    moved = builder.add(moving, ir.Constant(_VECTOR, [0x9E3779B9] * _LANES))
     zero = ir.Constant(_VECTOR, [0] * _LANES)
-    values = [(index, ir.Constant(_INDEX, 0), following), (moving, first, moved)]
+    values = [(index, ir.Constant(_INDEX, 0), following)]
     for phi, start, end in [*values, *((s, zero, total) for s, total in zip(starts, sums))]:
         phi.add_incoming(start, before)
         phi.add_incoming(end, loop)
@@ -124,6 +124,10 @@ def _loop(builder: Any, combine: Combine, first: Any, vectors: list[Any], rounds
     builder.cbranch(builder.icmp_signed("<", following, rounds), loop, after)
     builder.position_at_end(after)
     return sums
+
+
+def _load(builder: Any, base: Any, number: Any) -> Any:
+    return builder.load(builder.gep(base, [number]), align=4)
 
 
 def _added(builder: Any, values: list[Any]) -> Any:

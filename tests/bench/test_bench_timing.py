@@ -102,11 +102,8 @@ def test_the_roofline_computes_what_it_says(kind, sums, rounds):
     if not available(kind):
         pytest.skip(f"this processor has no dot products of {kind}s")
     words = np.random.default_rng(0).integers(0, 2**32, WORDS, dtype=np.uint32)
-    vectors, total = words.reshape(9, 16), 0
-    moving = vectors[0].copy()
-    for _ in range(rounds):
-        total += sums(moving, vectors[1:])
-        moving += np.uint32(0x9E3779B9)
+    kept, turns = np.split(words.reshape(-1, 16), [8])
+    total = sum(sums(turns[i % len(turns)], kept) for i in range(rounds))
     assert counted(words, rounds, kind) == total % 2**32
 
 
