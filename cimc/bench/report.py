@@ -62,7 +62,9 @@ def _footer(report: Report) -> list[str]:
     missing = sorted({figure.feature for figure in report.figures if figure.feature})
     lines += [f"* the goal assumes {feature}, which is missing here" for feature in missing]
     if report.quick:
-        lines.append("quick: small networks and batches show that everything works, not how fast")
+        lines.append(
+            "quick: small networks and batches show that everything works, not how fast; no goals"
+        )
     lines += [f"WRONG: {f.label}: {f.wrong}" for f in report.figures if f.wrong]
     return lines
 

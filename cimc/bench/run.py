@@ -89,6 +89,8 @@ def bench(
             if progress is not None:
                 progress(done, len(tasks))
             groups[name] = task()
+            for figure in groups[name] if quick else ():
+                figure.goal = None  # goals are those of the full sizes
     return Report(began, machine.describe(), threads, quick, groups)
 
 

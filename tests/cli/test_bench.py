@@ -34,6 +34,7 @@ def test_some_rows(folder, capsys):
     assert figure["key"] == "tfc-16"
     assert figure["wrong"] == ""
     assert figure["value"] > 0
+    assert figure["must"] is None, "goals are those of the full sizes"
     again = call(capsys, "bench", "--quick", "--only", "tfc", "--compare", "run.json")
     assert again.code == 0, again
     assert "new / old" in again.out
