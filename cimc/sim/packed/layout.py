@@ -51,18 +51,29 @@ class Slot:
     def stride(self) -> int:
         return 2 * self.second or _padded(-(-self.elements * self.format.bits // 8))
 
-    @cached_property
-    def is_plain(self) -> bool:
-        """Whether the values themselves lie in storage, in the order of the buffer."""
+    def values(self, stored: Bytes) -> Values | None:
+        """Storage as values [S, elements] in the order of the buffer, of bytes the codes; None
+        where the order is another or several values share a byte."""
         form, shape, axis = self.format, self.order.shape, self.order.axis
         behind = int(np.prod(shape[axis + 1 :]))
-        direct = form.kind > BYTE or (form.kind == BYTE and form.low == 0)
-        return direct and (behind == 1 or shape[axis] == 1)
+        if form.kind < BYTE or not (behind == 1 or shape[axis] == 1):
+            return None
+        used = stored[:, : self.elements * form.bits // 8]
+        return used if form.kind == BYTE else used.view(container(self.elem))
 
-    def values(self, stored: Bytes) -> Values:
-        """The values in plain storage [S, elements]."""
-        used = stored[:, : self.elements * self.format.bits // 8]
-        return used.view(container(self.elem))
+    def copy(self, flat: Values, values: Values, to_values: bool) -> None:
+        """Between the values of a buffer [n, elements] and `values`, one way or the other."""
+        form = self.format
+        if form.kind == BYTE:
+            low, bytes_ = np.uint8(form.low & 255), flat.view(np.uint8)
+            if to_values:
+                np.subtract(bytes_, low, out=values)
+            else:
+                np.add(values, low, out=bytes_)
+        elif to_values:
+            np.copyto(values, flat)
+        else:
+            np.copyto(flat, values)
 
     def pack(self, flat: Values, to: Bytes) -> None:
         """Values [S, elements] in the order of the buffer to storage [S, stride]."""

@@ -7,16 +7,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cimc.errors import CompileError
-from cimc.ir.types import container
+from cimc.ir.types import container, int_range, is_integer
 from cimc.isa.effects import Tally
-from cimc.isa.program import Layer, Loop, Program
-from cimc.isa.state import Fragment, HostBuffer
+from cimc.isa.program import Instr, Layer, Loop, Program, Ref, Refs
+from cimc.isa.state import Fragment, HostBuffer, Trap
 from cimc.isa.table import TABLE
 from cimc.sim.bind import Tallies, bind, execute
 from cimc.sim.lanes import LaneLoop
@@ -24,7 +24,11 @@ from cimc.sim.machine import Machine
 from cimc.sim.packed import calls
 from cimc.sim.packed.jit import run_table
 from cimc.sim.packed.plan import Convert, Item, Plan
+from cimc.sim.packed.rooms import packed_rooms
 from cimc.sim.packed.step import Step
+
+if TYPE_CHECKING:
+    from cimc.sim.fragments.parts import Bound
 
 Ones = Counter[tuple[str, str]]
 """Ones found by layer and instruction."""
@@ -81,21 +85,19 @@ class State:
         fragments: Mapping[str, Fragment],
     ) -> None:
         self.program, self.plan, self.once, self.samples = program, plan, once, samples
-        self.machine = (
-            Machine(program, samples, once.cells, fragments) if plan.needs_machine else None
-        )
+        self.machine: Machine | None = None
         self._flat: dict[str, Any] = {}
-        self.packed: dict[str, npt.NDArray[np.uint8]] = {}
-        self.values: dict[str, Any] = {}  # of plain slots
+        self._stays: set[str] = set()  # arrays that somebody holds the address of
+        self._hosts: dict[int, Bound] = {}
+        if not self._bind_hosts(fragments):
+            self.machine = Machine(program, samples, once.cells, fragments)
+        self.packed = packed_rooms(plan, samples)
+        self.values = {
+            name: values
+            for name, room in self.packed.items()
+            if (values := plan.layout.slot(name).values(room)) is not None
+        }
         steps = list(plan.steps)
-        for step in steps:
-            for _, name, _ in step.bases:
-                self._room(name)
-        for item in plan.items:
-            if isinstance(item, Convert) and item.to == "packed":
-                self._room(item.root)
-        for root in plan.packed:
-            self._room(root)
         addresses = {name: array.ctypes.data for name, array in self.packed.items()}
         self.params = {id(step): step.bound(addresses) for step in steps}
         self.scratch_bytes = max((step.scratch for step in steps), default=0) + 256
@@ -103,6 +105,42 @@ class State:
         self.scratch_at = int(self.scratch[0].ctypes.data)
         self.parts = list(self._parts())
         self._outputs = program.outputs
+
+    def _bind_hosts(self, fragments: Mapping[str, Fragment]) -> bool:
+        """Bind the host fragments to buffers of our own: whether that is all that the
+        reference's machine would be needed for."""
+        others = [item for item in self.plan.items if isinstance(item, Item) and item.steps == []]
+        if any(item.how in ("lanes", "reference") for item in others):
+            return False
+        for item in others:
+            if item.how == "host" and not self._bind_host(item, fragments):
+                return False
+        return True
+
+    def _bind_host(self, item: Item, fragments: Mapping[str, Fragment]) -> bool:
+        instr = item.item
+        assert isinstance(instr, Instr)
+        code, x, y = instr.args
+        assert isinstance(code, Ref)
+        assert isinstance(x, Refs)
+        assert isinstance(y, Refs)
+        names = [*x.names, *y.names]
+        if any(not _whole_type(self.program, name) for name in names):
+            return False
+        arrays = [self._array(name) for name in names]
+        fragment: Any = fragments[code.name]
+        bound = fragment.bind(arrays[: len(x.names)], arrays[len(x.names) :])
+        if bound is None:
+            return False
+        self._hosts[id(item)] = bound
+        self._stays |= {self.plan.layout.root(name) for name in names}
+        return True
+
+    def _array(self, name: str) -> Any:
+        """A buffer, or a view that only reshapes, as an array [samples, *shape]."""
+        item = self.program.mems.get(name) or self.program.views[name]
+        assert item.shape is not None
+        return self.flat(self.plan.layout.root(name)).reshape(self.samples, *item.shape)
 
     def _parts(self) -> Iterator[_Table | Convert | Item]:
         """The items, those of kernels that follow each other as one table."""
@@ -117,15 +155,6 @@ class State:
             yield item
         if steps:
             yield _Table(steps, self.params)
-
-    def _room(self, root: str) -> None:
-        if root not in self.packed:
-            slot = self.plan.layout.slot(root)
-            # kernels may look at bytes before the first sample
-            whole = np.zeros(64 + self.samples * slot.stride, np.uint8)
-            self.packed[root] = whole[64:].reshape(self.samples, slot.stride)
-            if slot.is_plain:
-                self.values[root] = slot.values(self.packed[root])
 
     # -- buffers -----------------------------------------------------------------------
 
@@ -142,17 +171,18 @@ class State:
 
     def start(self, given: Mapping[str, Any], number: int) -> None:
         """Begin with the inputs of `number` samples, and what `.load` left."""
-        if self.machine is not None:
-            assert number == self.samples
-            self.machine.start_from(self.once)
         for root in self.plan.packed:
             slot = self.plan.layout.slot(root)
             left = np.zeros((1, slot.stride), np.uint8)
             slot.pack(self.once.buffers[root].flat, left)  # type: ignore[union-attr]
             self.packed[root][...] = left
         for root in self.plan.flat:
-            if self.machine is None and root not in given:
+            if root not in given:
                 self.flat(root)[...] = self.once.buffers[root].flat  # type: ignore[union-attr]
+        if self.machine is not None:
+            for buffer in self.machine.buffers.values():
+                if isinstance(buffer, HostBuffer):
+                    buffer.values[:] = [None] * self.samples
         for name, value in given.items():
             self._give(name, value, number)
 
@@ -165,15 +195,17 @@ class State:
                 buffer.flat[...] = value.reshape(len(value), -1)
             return
         held = value.reshape(len(value), -1)
-        self._flat[name] = held if len(held) == number else np.repeat(held, number, axis=0)
+        if name in self._stays:
+            self.flat(name)[:number] = held
+        else:
+            self._flat[name] = held if len(held) == number else np.repeat(held, number, axis=0)
 
     def convert(self, item: Convert, number: int) -> None:
         """Bring a buffer into the other form."""
         root, flat = item.root, self.flat(item.root)
         values = self.values.get(root)
         if values is not None:
-            source, to = (flat, values) if item.to == "packed" else (values, flat)
-            np.copyto(to[:number], source[:number])
+            self.plan.layout.slot(root).copy(flat[:number], values[:number], item.to == "packed")
             return
         slot, packed = self.plan.layout.slot(root), self.packed[root][:number]
         if item.to == "packed":
@@ -191,7 +223,7 @@ class State:
             elif isinstance(part, Convert):
                 self.convert(part, number)
             else:
-                self._by_reference(part, ones)
+                self._otherwise(part, number, ones)
         for part in self.parts:
             if isinstance(part, _Table):
                 part.count(number, ones)
@@ -251,8 +283,19 @@ class State:
                 self.convert(item, number)
                 yield item.root, f"to {item.to}", "convert", clock() - start, 0, "element"
             else:
-                self._by_reference(item, Ones())
+                self._otherwise(item, number, Ones())
                 yield item.layer.name, "", item.how, clock() - start, 0, "element"
+
+    def _otherwise(self, item: Item, number: int, ones: Ones) -> None:
+        """An item without kernels: a host fragment, or the reference's effects."""
+        bound = self._hosts.get(id(item)) if self.machine is None else None
+        if bound is None:
+            self._by_reference(item, ones)
+            return
+        try:
+            bound.run(number)
+        except (CompileError, Trap):
+            raise Failed from None
 
     def _by_reference(self, item: Item, ones: Ones) -> None:
         assert self.machine is not None
@@ -281,6 +324,20 @@ class State:
             else:
                 found[mem.name] = self.flat(mem.name)[:number].reshape(number, *mem.shape)
         return found
+
+
+def _whole_type(program: Program, name: str) -> bool:
+    """Whether a buffer, or a view that only reshapes one, takes every value of its numpy type."""
+    mem = program.mems.get(name)
+    if mem is None:
+        view = program.views[name]
+        return view.perm is None and _whole_type(program, view.source)
+    if mem.shape is None or mem.type == "str":
+        return False
+    if not is_integer(mem.type):
+        return True
+    limits: Any = np.iinfo(container(mem.type))  # type: ignore[type-var]
+    return int_range(mem.type) == (limits.min, limits.max)
 
 
 def _split(number: int, parts: int, unit: int) -> Sequence[int]:
