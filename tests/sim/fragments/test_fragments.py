@@ -178,7 +178,8 @@ def test_dynamic_quantize_linear_of_ties():
     for name, kind in zip(names, [(U8, (1024,)), (F32, ()), (U8, ())]):
         net.values[name] = kind
     most = 1 + RNG.random((200, 1)).astype(np.float32)
-    halves = (RNG.integers(0, 255, (200, 1023)) + np.float32(0.5)) * (most / np.float32(255))
+    levels = RNG.integers(0, 255, (200, 1023)).astype(np.float32)
+    halves = (levels + np.float32(0.5)) * (most / np.float32(255))
     toward = RNG.choice(np.array([0, 9], np.float32), halves.shape)
     near = np.where(RNG.random(halves.shape) < 0.5, np.nextafter(halves, toward), halves)
     check_batch(net.fragment(names), [np.concatenate([near, most], axis=1)])
