@@ -86,8 +86,9 @@ def values(rng, elem, shape, special=False):
     if elem == BOOL:
         return rng.integers(0, 2, shape).astype(dtype)
     info = np.iinfo(dtype)
-    low, high = max(info.min, -(2**20)), min(info.max, 2**20)
-    return rng.integers(low, high + 1, shape).astype(dtype)
+    bits = rng.integers(1, 33)
+    low, high = max(info.min, -(2**bits)), min(info.max, 2**bits)
+    return rng.integers(low, high, shape, endpoint=True).astype(dtype)
 
 
 def singly(fragment, inputs):
