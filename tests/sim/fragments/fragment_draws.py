@@ -75,7 +75,8 @@ SPECIAL = [0.0, -0.0, 0.5, 1.5, -2.5, 1e-45, -1e-38, 3e38, -3e38, 254.5, 255.5, 
 
 
 def values(rng, elem, shape, special=False):
-    """Random values of an element type; `special` ones too, not-a-number and infinity."""
+    """Random values of an element type; `special` ones too: not-a-number, infinity, and the
+    whole range of integers."""
     dtype = DTYPES[elem]
     if elem in (F32, F64):
         found = rng.standard_normal(shape) * 10.0 ** rng.integers(-3, 4)
@@ -86,7 +87,7 @@ def values(rng, elem, shape, special=False):
     if elem == BOOL:
         return rng.integers(0, 2, shape).astype(dtype)
     info = np.iinfo(dtype)
-    bits = rng.integers(1, 33)
+    bits = 32 if special else rng.integers(1, 33)
     low, high = max(info.min, -(2**bits)), min(info.max, 2**bits)
     return rng.integers(low, high, shape, endpoint=True).astype(dtype)
 
