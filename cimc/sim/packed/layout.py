@@ -21,6 +21,7 @@ from cimc.isa.program import Program
 from cimc.isa.state import Buffer
 from cimc.sim.packed.elements import BIT, BYTE, TERN, Format
 from cimc.sim.packed.flow import Refused
+from cimc.sim.packed.turn import turn
 
 Ints = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
@@ -77,19 +78,27 @@ class Slot:
 
     def pack(self, flat: Values, to: Bytes) -> None:
         """Values [S, elements] in the order of the buffer to storage [S, stride]."""
+        if self.format.kind >= BYTE:
+            used = to[:, : self.elements * self.format.bits // 8]
+            if self.format.kind == BYTE:
+                self._turn(flat.view(np.uint8), used, True, -self.format.low & 255)
+            else:
+                self._turn(flat, used.view(flat.dtype), True, 0)
+            return
         values, kind = self._last(flat), self.format.kind
         if kind in (BIT, TERN):
             _put_bits(values > 0, to)
         if kind == TERN:
             _put_bits(values != 0, to[:, self.second :])
-        if kind in (BIT, TERN):
-            return
-        used = to[:, : self.elements * self.format.bits // 8]
-        if kind != BYTE or self.format.low == 0:
-            used.view(values.dtype).reshape(values.shape)[...] = values
-            return
-        held = used.reshape(values.shape)
-        np.subtract(values.view(np.uint8), np.uint8(self.format.low & 255), out=held)
+
+    def _turn(self, source: Values, to: Values, to_last: bool, plus: int) -> None:
+        """Move the channels to the end, or back from there, and add a number to each byte."""
+        shape, axis = self.order.shape, self.order.axis
+        channels = shape[axis] if shape else 1
+        before = int(np.prod(shape[:axis]))
+        behind = int(np.prod(shape[axis + 1 :]))
+        rows, columns = (channels, behind) if to_last else (behind, channels)
+        turn(source, to, (before, rows, columns), plus)
 
     def unpack(self, stored: Bytes, flat: Values) -> None:
         """The inverse of `pack`."""
@@ -100,12 +109,13 @@ class Slot:
                 values = 2 * values - _bits(stored[:, self.second :], self.elements)
             else:
                 values = values * self.format.factor + self.format.low
-        elif kind == BYTE and self.format.low:
-            used = stored[:, : self.elements]
-            values = np.add(used, np.uint8(self.format.low & 255)).view(np.int8)
         else:
             used = stored[:, : self.elements * self.format.bits // 8]
-            values = used.view(flat.dtype)
+            if kind == BYTE:
+                self._turn(used, flat.view(np.uint8), False, self.format.low & 255)
+            else:
+                self._turn(used.view(flat.dtype), flat, False, 0)
+            return
         self._last(flat)[...] = values.reshape(self._last(flat[:samples]).shape)
 
     def _last(self, flat: Values) -> Values:

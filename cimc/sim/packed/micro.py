@@ -367,23 +367,24 @@ def add_tile(fused: bool) -> Any:
 
 
 @intrinsic
-def depth_tile(ctx, taps, offset, weights, stride, number, sums):  # type: ignore[no-untyped-def]
-    """sums[lane] += byte * weight over taps, 16 lanes: `taps` is a table with the address of
-    each tap's bytes, `offset` is added to it; int32 weights, `stride` bytes from tap to tap."""
+def depth_tile(ctx, taps, offset, weights, stride, number, start, sums):  # type: ignore[no-untyped-def]
+    """sums[lane] = start[lane] + byte * weight over taps, 16 lanes: `taps` is a table with the
+    address of each tap's bytes, `offset` is added to it; int32 weights, `stride` bytes from tap
+    to tap."""
 
     def generate(context, b, signature, args):  # type: ignore[no-untyped-def]
-        taps, offset, weights, stride, number, sums = args
+        taps, offset, weights, stride, number, start, sums = args
         total = cgutils.alloca_once_value(b, ir.Constant(VEC, None))
-        b.store(_load(b, sums), total)
+        b.store(_load(b, start), total)
         with cgutils.for_range(b, number, intp=I64) as loop:
-            start = _load(b, b.add(taps, b.shl(loop.index, ir.Constant(I64, 3))), I64, 8)
-            x = b.zext(_load(b, b.add(start, offset), BYTES, 1), VEC)
+            tap = _load(b, b.add(taps, b.shl(loop.index, ir.Constant(I64, 3))), I64, 8)
+            x = b.zext(_load(b, b.add(tap, offset), BYTES, 1), VEC)
             w = _load(b, b.add(weights, b.mul(loop.index, stride)))
             b.store(b.add(b.load(total), b.mul(x, w)), total)
         _store(b, b.load(total), sums)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 6), generate
+    return types.void(*[types.int64] * 7), generate
 
 
 @intrinsic
@@ -437,6 +438,37 @@ def compare_bytes(ctx, x, limit, vecs, out):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), generate
+
+
+def turn_tile(bits: int) -> Any:
+    """(src, rows, to, columns, plus): a square of 16 x 16 elements with rows and columns changed,
+    plus a number; `rows` and `columns` bytes from row to row there and here."""
+    vec = ir.VectorType(ir.IntType(bits), LANES)
+
+    @intrinsic
+    def tile(ctx, src, rows, to, columns, plus):  # type: ignore[no-untyped-def]
+        def generate(context, b, signature, args):  # type: ignore[no-untyped-def]
+            src, rows, to, columns, plus = args
+            lines = []
+            for _ in range(LANES):
+                lines.append(_load(b, src, vec, 1))
+                src = b.add(src, rows)
+            for step in (8, 4, 2, 1):
+                low = [i if not i & step else LANES + i - step for i in range(LANES)]
+                high = [i + step if not i & step else LANES + i for i in range(LANES)]
+                for i in [i for i in range(LANES) if not i & step]:
+                    pair = lines[i], lines[i + step]
+                    lines[i] = b.shuffle_vector(*pair, ir.Constant(VEC, low))
+                    lines[i + step] = b.shuffle_vector(*pair, ir.Constant(VEC, high))
+            number = _splat(b, b.trunc(plus, vec.element), vec)
+            for line in lines:
+                _store(b, b.add(line, number), to, 1)
+                to = b.add(to, columns)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 5), generate
+
+    return tile
 
 
 # -- memory ----------------------------------------------------------------------------

@@ -570,39 +570,49 @@ def signs(p: int, scratch: int, first: int, last: int, low: int, high: int) -> i
     return 0
 
 
+DEPTH_ROWS = 16
+"""Rows that `depthwise` does at a time."""
+
+
 @Kernel
 def depthwise(p: int, scratch: int, first: int, last: int, low: int, high: int) -> int:
-    """Each channel by itself: sums over taps of bytes times weights. Rows of any number of
-    channels, 32 at a time."""
+    """Each channel by itself: sums over taps of bytes times weights."""
     positions, vecs, taps = get_i64(p + _POSITIONS), get_i64(p + _VECS), get_i64(p + _TAPS)
     src, step, bad = get_i64(p + _SRC), get_i64(p + _SRC_STEP), 0
-    table, froms, outs = scratch, scratch + 8 * taps, scratch + 8 * taps + 8
-    sums = outs + 8
-    held, outside = sums + _PAIR, sums + _PAIR + 128
-    filled = -1
-    for row in range(first, last):
+    weights, tap_at = get_i64(p + _WEIGHTS), get_i64(p + _TAP_AT)
+    froms, outs, sums = scratch, scratch + 8 * DEPTH_ROWS, scratch + 16 * DEPTH_ROWS
+    held = sums + _PAIR * DEPTH_ROWS
+    outside = held + 128
+    table = outside + 16 * vecs + 64
+    row = first
+    while row < last:
         sample = row // positions
         position = row - sample * positions
-        fill = _fill_code(p, sample)
-        if fill != filled:
-            fill_bytes(outside, fill, 16 * vecs)
-            filled = fill
-        at = get_i64(p + _TAP_AT) + 4 * taps * position
-        for t in range(taps):
-            element = get_i32(at + 4 * t)
-            put_i64(table + 8 * t, outside if element < 0 else src + sample * step + element)
-        _places(p, row, row + 1, froms, get_i64(p + _START), outs)
+        end = min(row + DEPTH_ROWS, last, row - position + positions)  # of one sample
+        if row == first or position == 0:
+            fill_bytes(outside, _fill_code(p, sample), 16 * vecs)
+        place, start = table, src + sample * step
+        for i in range(position, position + end - row):
+            at = tap_at + 4 * taps * i
+            for t in range(taps):
+                element = get_i32(at + 4 * t)
+                put_i64(place + 8 * t, outside if element < 0 else start + element)
+            place += 8 * taps
+        _places(p, row, end, froms, get_i64(p + _START), outs)
         for vec in range(2 * low, min(2 * high, vecs), 2):
             two = min(2, vecs - vec)
-            _copy_rows(1, froms, 64 * vec, two, sums)
-            for v in range(two):
-                depth_tile(table, 16 * (vec + v), get_i64(p + _WEIGHTS) + 64 * (vec + v),
-                           64 * vecs, taps, sums + 64 * v)  # fmt: skip
-            _scale_rows(p, row, row + 1, vec, two, sums)
-            bad += _finish_rows(p, row, row + 1, vec, two, sums, outs, held)
+            for i in range(end - row):
+                start = get_i64(froms + 8 * i) + 64 * vec
+                for v in range(two):
+                    depth_tile(table + 8 * taps * i, 16 * (vec + v), weights + 64 * (vec + v),
+                               64 * vecs, taps, start + 64 * v,
+                               sums + _PAIR * i + 64 * v)  # fmt: skip
+            _scale_rows(p, row, end, vec, two, sums)
+            bad += _finish_rows(p, row, end, vec, two, sums, outs, held)
+        row = end
     return bad
 
 
 def depthwise_scratch(taps: int, vecs: int) -> int:
     """Bytes of scratch memory that `depthwise` needs."""
-    return 8 * taps + 16 + 128 + 128 + 16 * vecs + 64
+    return DEPTH_ROWS * (16 + 128 + 8 * taps) + 128 + 16 * vecs + 128

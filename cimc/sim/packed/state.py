@@ -336,7 +336,7 @@ def _whole_type(program: Program, name: str) -> bool:
         return False
     if not is_integer(mem.type):
         return True
-    limits: Any = np.iinfo(container(mem.type))  # type: ignore[type-var]
+    limits: Any = np.iinfo(container(mem.type))
     return int_range(mem.type) == (limits.min, limits.max)
 
 
