@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from cimc.isa.loops import values
-from cimc.isa.program import Affine, Ref
 from cimc.sim.packed import products
 from cimc.sim.packed.context import Context
 from cimc.sim.packed.elements import BIT, BYTE
-from cimc.sim.packed.flow import Refused, Site
+from cimc.sim.packed.flow import Refused
 from cimc.sim.packed.matrix import Matrix
 from cimc.sim.packed.products import P
 from cimc.sim.packed.step import Step, float_bits
-from cimc.sim.packed.terms import Sum
+from cimc.sim.packed.stores import Part
 
 Ints = npt.NDArray[np.int64]
 Group = tuple[int, int, int, npt.NDArray[np.uint32]]
@@ -45,52 +43,27 @@ class Outcome:
         return int(low.min(initial=0)), int(high.max(initial=0))
 
 
-def finish(ctx: Context, step: Step, site: Site, found: Sum, lo: int, outcome: Outcome) -> None:
+def finish(ctx: Context, step: Step, part: Part, outcome: Outcome) -> None:
     """Fill in the output's parameters. Raises Refused."""
-    target = site.instr.args[0]
-    assert isinstance(target, Ref)
-    form, p = ctx.access(target).slot.format, step.params
-    if site.op == "st.acc":
+    target = part.target
+    form, p = ctx.layout.slot(target.buffer).format, step.params
+    if target.op == "st.acc":
         p[P.FINISH] = products.STORE
         return
-    table = site.instr.args[2]
-    assert isinstance(table, Ref)
-    channels = ctx.channels(target, found.env, found.outs)[0]
-    if site.op == "st.rq":
+    if target.op == "st.rq":
         if form.kind != BYTE:
             raise Refused("requantised to more than a byte")
-        scales = _constants(ctx, found, table, channels, lo, int(p[P.CHANNELS]))
-        _requantise(step, site, scales.astype(np.float32), form.low, (form.least, form.most))
+        scales = part.constants(ctx, 0).astype(np.float32)
+        _requantise(step, target.zero, scales, form.low, (form.least, form.most))
         return
-    limits = _constants(ctx, found, table, channels, lo, int(p[P.CHANNELS]))
+    limits = part.constants(ctx, 0)
     limits = integers_at_least(limits.reshape(len(limits), -1))
     flips = np.zeros(len(limits), np.uint8)
-    flip = site.instr.opts.get("flip")
-    if isinstance(flip, Ref):
-        signs = _constants(ctx, found, flip, channels, lo, int(p[P.CHANNELS]))
-        flips = (signs.astype(np.int64) < 0).astype(np.uint8)
+    if len(target.tables) > 1:
+        flips = (part.constants(ctx, 1).astype(np.int64) < 0).astype(np.uint8)
     if not form.is_small:
         raise Refused("levels of more than a byte")
     _levels(step, limits, flips, outcome, form.kind)
-
-
-def _constants(
-    ctx: Context, found: Sum, table: Ref, channels: Ints, lo: int, size: int
-) -> npt.NDArray[np.generic]:
-    """The table's entries for the channels [lo, lo + size): the range may move with the inner
-    loops, together with the channels."""
-    data = ctx.data(table.name)
-    if table.range is None:
-        if (channels != channels[:1]).any():
-            raise Refused("one table for several ranges of channels")
-        return data[lo - int(channels[0]) :][:size]
-    if table.range.start.uses(ctx.var):
-        raise Refused("a table that changes with the outer loop")
-    shift = values(table.range.start, found.env, found.outs) - channels
-    if (shift != shift[:1]).any():
-        raise Refused("a table that moves against the channels")
-    start = lo + int(shift[0])
-    return data[start : start + size]
 
 
 def integers_at_least(limits: npt.NDArray[np.generic]) -> Ints:
@@ -107,22 +80,18 @@ def integers_at_least(limits: npt.NDArray[np.generic]) -> Ints:
 
 def _requantise(
     step: Step,
-    site: Site,
+    zero: int,
     scales: npt.NDArray[np.float32],
     low: int,
     limits: tuple[int, int],
 ) -> None:
-    zero = site.instr.opts.get("zero", Affine())
-    assert isinstance(zero, Affine)
-    if not zero.is_const:
-        raise Refused("a zero point that changes")
     p, vecs = step.params, int(step.params[P.VECS])
     wide = np.zeros(16 * vecs, np.float32)
     wide[: len(scales)] = scales
     p[P.FINISH], p[P.SCALES] = products.REQUANTISE, step.address(wide)
-    p[P.CLAMP_LOW] = float_bits(limits[0] - zero.const)
-    p[P.CLAMP_HIGH] = float_bits(limits[1] - zero.const)
-    p[P.PLUS] = zero.const - low
+    p[P.CLAMP_LOW] = float_bits(limits[0] - zero)
+    p[P.CLAMP_HIGH] = float_bits(limits[1] - zero)
+    p[P.PLUS] = zero - low
 
 
 def _levels(

@@ -27,6 +27,7 @@ from cimc.sim.packed.layout import Layout
 from cimc.sim.packed.matrix import Cells
 from cimc.sim.packed.ones import ones_of
 from cimc.sim.packed.step import Step
+from cimc.sim.packed.stores import Out, Target, outs_of
 from cimc.sim.packed.sums import steps_of
 from cimc.sim.packed.terms import Reader
 
@@ -187,16 +188,18 @@ def _packed(
     if ctx.high <= ctx.low:
         return
     written = _Written(ctx)
+    stores: list[tuple[Target, list[Out]]] = []
     for site in inner.sites:
         if site.op in STORES:
             found = reader.sum_of(site, flow.register(site, 1))
             written.add(site.instr.args[0], found.env, found.outs)
-            made.steps += steps_of(ctx, site, found)
+            stores.append(outs_of(ctx, site, found))
         elif site.op.startswith("pp."):
             between = Between(ctx, reader, site)
             written.add(site.instr.args[0], between.env, between.outs)
             made.steps += between.steps()
     made.covers = written.covered()
+    made.steps += steps_of(ctx, stores)
     made.steps += ones_of(ctx, reader, inner)
     used = {name for step in made.steps for _, name, _ in step.bases}
     made.reads = used - made.writes

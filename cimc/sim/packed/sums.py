@@ -8,8 +8,7 @@ is a few AND and popcount with coefficients.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,174 +18,39 @@ import numpy.typing as npt
 from cimc.ir.types import planes
 from cimc.isa.program import Ref
 from cimc.sim.packed import matrix, products
-from cimc.sim.packed.context import Context, together
+from cimc.sim.packed.context import Context
 from cimc.sim.packed.elements import BIT, BYTE, FIELDS, TERN
 from cimc.sim.packed.finish import Outcome, finish
-from cimc.sim.packed.flow import Refused, Site
+from cimc.sim.packed.flow import Refused
 from cimc.sim.packed.layout import Access, Slot
 from cimc.sim.packed.products import P
 from cimc.sim.packed.source import Taps, kinds, taps
 from cimc.sim.packed.step import Step
-from cimc.sim.packed.terms import Sum
+from cimc.sim.packed.stores import Out, Part, Target, groups, parts_of
+from cimc.sim.packed.terms import Source
 
 Ints = npt.NDArray[np.int64]
-Terms = npt.NDArray[np.void]
 
-_LIMIT = 1 << 31
-_MOST_PARTS = 1024  # steps that one store may become
+_LIMIT = (1 << 31) - 1
 _ROWS_BYTES = 24 << 10  # gathered rows at a time: what stays in a first-level cache
 _WIDE_BYTES = 192 << 10  # the same where weights are larger than that anyway
 _MOST_ROWS = 512
 
 
-@dataclass
-class Part:
-    """The channels [lo, lo + size) of a store, at certain positions: their terms, with
-    accumulators counted from the first channel, and what is added to them."""
-
-    lo: int
-    size: int
-    out: tuple[int, int]
-    at: tuple[int, int] | None
-    terms: Terms
-    base: Ints
-    scalars: list[tuple[Ref, Ints]] = field(default_factory=list)
-    factors: list[Ints] = field(default_factory=list)
+def steps_of(ctx: Context, stores: Sequence[tuple[Target, list[Out]]]) -> Iterator[Step]:
+    """The steps of all stores of sums in a loop. Raises Refused."""
+    for part in parts_of(ctx, stores):
+        for piece in groups(ctx, part, lambda part: _is_product(ctx, part)):
+            yield _step(ctx, *piece)
 
 
-def steps_of(ctx: Context, site: Site, found: Sum) -> Iterator[Step]:
-    """The steps of one store. Raises Refused."""
-    target = site.instr.args[0]
-    assert isinstance(target, Ref)
-    parts = list(_parts(ctx, target, found))
-    for part in parts:
-        for piece in _by_group(ctx, found, part):
-            yield _step(ctx, site, found, *piece)
-
-
-def _parts(ctx: Context, target: Ref, found: Sum) -> Iterator[Part]:
-    """The store in each inner iteration, joined where positions are equal and channels follow
-    each other."""
-    assert target.index is not None
-    lo, size = ctx.channels(target, found.env, found.outs)
-    lines = [
-        (
-            ctx.line(target.index, found.env, o),
-            ctx.line(found.position, found.env, o) if found.position is not None else None,
-        )
-        for o in range(found.outs)
-    ]
-    order = np.argsort(found.terms["out"], kind="stable")
-    terms = found.terms[order]
-    ends = np.searchsorted(terms["out"], np.arange(found.outs + 1))
-    for outs in together(list(lines)):
-        run: list[int] = []
-        for o in sorted(outs, key=lambda o: int(lo[o])):
-            if run and lo[run[-1]] + size[run[-1]] != lo[o]:
-                yield _join(ctx, found, run, lines[run[0]], lo, size, terms, ends)
-                run = []
-            run.append(o)
-        if run:
-            yield _join(ctx, found, run, lines[run[0]], lo, size, terms, ends)
-
-
-def _join(
-    ctx: Context,
-    found: Sum,
-    outs: list[int],
-    line: tuple[tuple[int, int], tuple[int, int] | None],
-    lo: Ints,
-    size: Ints,
-    terms: Terms,
-    ends: Ints,
-) -> Part:
-    first, total = int(lo[outs[0]]), int(size[outs].sum())
-    part = Part(first, total, *line, terms[:0], np.zeros(total, np.int64))
-    shift = {o: int(lo[o]) - first for o in outs}
-    pieces = []
-    for o in outs:
-        piece = terms[ends[o] : ends[o + 1]].copy()
-        piece["acc"] += shift[o]
-        pieces.append(piece)
-    part.terms = np.concatenate(pieces)
-    for addend in found.addends:
-        values = ctx.data(addend.data).astype(np.int64)
-        for o, acc, n, coef, start in addend.rows:
-            if o in shift:
-                part.base[shift[o] + acc : shift[o] + acc + n] += coef * values[start : start + n]
-    for scaled in found.scaled:
-        factor = np.zeros(total, np.int64)
-        values = ctx.data(scaled.data).astype(np.int64)
-        for o, acc, n, _, start in scaled.rows:
-            if o in shift:
-                factor[shift[o] + acc : shift[o] + acc + n] += values[start : start + n]
-        part.scalars.append((scaled.scalar, factor))
-    for name, starts in found.factors:
-        factor = np.zeros(total, np.int64)
-        values = ctx.data(name).astype(np.int64)
-        for o in outs:
-            n = int(size[o])
-            factor[shift[o] : shift[o] + n] = values[starts[o] : starts[o] + n]
-        part.factors.append(factor)
-    return part
-
-
-def _by_group(ctx: Context, found: Sum, part: Part) -> Iterator[tuple[Part, int, bool]]:
-    """Channels that read the same group of the window together: (part, group, depthwise)."""
-    used = np.full(part.size, -1, np.int64)
-    lo, n, group = part.terms["acc"], part.terms["n"], part.terms["group"]
-    if len(group) and (group == group[0]).all():
-        yield part, int(group[0]), False
-        return
-    for g in np.unique(group):
-        mark = np.zeros(part.size + 1, np.int64)
-        mine = group == g
-        np.add.at(mark, lo[mine], 1)
-        np.add.at(mark, lo[mine] + n[mine], -1)
-        there = np.cumsum(mark[:-1]) > 0
-        if (used[there] >= 0).any():
-            raise Refused("a sum over several groups of a window")
-        used[there] = g
-    win = found.source.win if found.source is not None else None
-    alone = win is not None and win.channels == win.groups
-    alone = alone and ctx.layout.access(found.source.buffer).index is None  # type: ignore[union-attr]
-    in_order = (used == used[:1] + np.arange(part.size)).all() and (used >= 0).all()
-    if alone and in_order and part.size > 1 and _is_product(ctx, found, part.terms):
-        yield part, int(used[0]), True
-        return
-    ends = np.flatnonzero(np.r_[True, used[1:] != used[:-1], True]).tolist()
-    if len(ends) > _MOST_PARTS:
-        raise Refused(f"{len(ends) - 1} groups of channels")
-    for start, end in pairwise(ends):
-        yield _cut(part, int(start), int(end)), max(0, int(used[start])), False
-
-
-def _cut(part: Part, start: int, end: int) -> Part:
-    """The channels [start, end) of a part."""
-    first = part.terms["acc"]
-    inside = (first < end) & (first + part.terms["n"] > start)
-    terms = part.terms[inside].copy()
-    low = np.maximum(terms["acc"], start)
-    high = np.minimum(terms["acc"] + terms["n"], end)
-    terms["row"] += np.where(terms["op"] < 4, low - terms["acc"], 0)
-    terms["acc"], terms["n"] = low - start, high - low
-    return replace(
-        part,
-        lo=part.lo + start,
-        size=end - start,
-        terms=terms,
-        base=part.base[start:end],
-        scalars=[(ref, factor[start:end]) for ref, factor in part.scalars],
-        factors=[factor[start:end] for factor in part.factors],
-    )
-
-
-def _is_product(ctx: Context, found: Sum, terms: Terms) -> bool:
+def _is_product(ctx: Context, part: Part) -> bool:
     """Whether bit planes become a product of bytes."""
-    if found.source is None or not ctx.contract:
+    source = part.target.source
+    if source is None or not ctx.contract:
         return False
-    slot = ctx.layout.slot(found.source.buffer)
-    return slot.format.kind == BYTE and matrix.planes_alike(terms, worth(slot.elem))
+    slot = ctx.layout.slot(source.buffer)
+    return slot.format.kind == BYTE and matrix.planes_alike(part.terms, worth(slot.elem))
 
 
 def worth(elem: str) -> list[int]:
@@ -199,15 +63,14 @@ def worth(elem: str) -> list[int]:
 # -- a product -------------------------------------------------------------------------
 
 
-def _step(ctx: Context, site: Site, found: Sum, part: Part, group: int, depthwise: bool) -> Step:
-    target = site.instr.args[0]
-    assert isinstance(target, Ref)
+def _step(ctx: Context, part: Part, group: int, depthwise: bool) -> Step:
+    target, source = part.target, part.target.source
     rows, vecs = len(ctx.values), -(-part.size // 16)
-    step = Step(ctx.layer, site.op, products.product, np.zeros(products.SIZE, np.int64), rows,
+    step = Step(ctx.layer, target.op, products.product, np.zeros(products.SIZE, np.int64), rows,
                 0, max(1, -(-vecs // 2)), unit="bit")  # fmt: skip
     p = step.params
     p[P.POSITIONS], p[P.CHANNELS], p[P.VECS] = rows, part.size, vecs
-    out = ctx.access(target)
+    out = ctx.layout.access(target.buffer)
     first, stride = out.vectors(_line(ctx, part.out), part.lo, part.size)
     step.operand(P.OUT, out.slot, first, stride)
     p[P.OUT_BITS] = out.slot.format.bits
@@ -215,17 +78,17 @@ def _step(ctx: Context, site: Site, found: Sum, part: Part, group: int, depthwis
     step.shared = out.slot.format.kind not in (BIT, TERN) or aligned
     _check_bound(ctx, part)
     _scalars(ctx, step, part, vecs)
-    if found.source is None or not len(part.terms):
+    if source is None or not len(part.terms):
         outcome = Outcome(np.zeros((1, part.size), np.int64), [])
         p[P.GATHER], p[P.BLOCK] = products.IN_PLACE, 64
         p[P.STARTS] = step.address(np.zeros(rows, np.int32))
     else:
         assert part.at is not None
-        places = taps(ctx.access(Ref(found.source.buffer)), found.source, _line(ctx, part.at),
-                      group)  # fmt: skip
-        outcome = _inputs(ctx, step, found, part, places, depthwise)
+        access = ctx.layout.access(source.buffer)
+        places = taps(access, source, _line(ctx, part.at), group)
+        outcome = _inputs(ctx, step, source, part, places, depthwise)
     outcome.start, outcome.aligned = outcome.start + part.base, aligned
-    finish(ctx, step, site, found, part.lo, outcome)
+    finish(ctx, step, part, outcome)
     _classes(step, outcome, vecs)
     if depthwise:
         step.kernel = products.depthwise
@@ -305,14 +168,12 @@ def _classes(step: Step, outcome: Outcome, vecs: int) -> None:
 
 
 def _inputs(
-    ctx: Context, step: Step, found: Sum, part: Part, places: Taps, depthwise: bool
+    ctx: Context, step: Step, source: Source, part: Part, places: Taps, depthwise: bool
 ) -> Outcome:
     """Fill in what rows read and which weights meet them."""
-    source = found.source
-    assert source is not None
-    access = ctx.access(Ref(source.buffer))
+    access = ctx.layout.access(source.buffer)
     slot, p = access.slot, step.params
-    product = _is_product(ctx, found, part.terms)
+    product = _is_product(ctx, part)
     step.point(P.SRC, slot)
     p[P.SRC_FORMAT], p[P.SRC_LOW] = slot.format.kind, slot.format.low
     p[P.SRC_SECOND], p[P.COLUMNS] = slot.second, places.columns
