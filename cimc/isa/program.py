@@ -336,6 +336,14 @@ class TargetLine:
     after: str = ""
 
 
+@dataclass(frozen=True)
+class Interface:
+    """The buffers of a program that its caller fills and reads."""
+
+    inputs: list[Mem]
+    outputs: list[Mem]
+
+
 @dataclass
 class Program:
     """A whole `.cim` file. Declarations keep their order in `decls` for the printer;

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
 
 from cimc.errors import CompileError, raise_all
 from cimc.ir.types import Array, TensorType, container, int_range, is_integer
-from cimc.isa.program import Mem, Program
+from cimc.isa.program import Interface, Mem, Program
 from cimc.isa.state import Buffer, HostBuffer, Trap, exact
 from cimc.sim.machine import Machine
 
@@ -35,7 +36,7 @@ class Source(ABC):
 class Feed:
     """The checked inputs of a run: `samples`, and the values of any range of them."""
 
-    def __init__(self, program: Program, inputs: Mapping[str, Array | Source]) -> None:
+    def __init__(self, program: Program | Interface, inputs: Mapping[str, Array | Source]) -> None:
         """Raises CompileError for a missing or unknown name, a wrong numpy type or shape, and
         inputs that disagree on the number of samples."""
         self._mems = {str(mem.input): mem for mem in program.inputs}
@@ -58,6 +59,8 @@ class Feed:
         self.samples = next(iter(counts.values()), 1)
 
     def _names(self, inputs: Mapping[str, object]) -> list[CompileError]:
+        if inputs.keys() == self._mems.keys():
+            return []
         listed = "; ".join(f"'{name}': {_expected(mem)}" for name, mem in self._mems.items())
         help = f"the program takes {listed}" if listed else "the program takes no inputs"
         missing = [f"input '{name}' is missing" for name in self._mems if name not in inputs]
@@ -135,7 +138,7 @@ class _Input:
             return
         if isinstance(array, Source):
             array = array.read(0, array.shape[0])
-        self._values = np.moveaxis(array.reshape(split), mem.batch or 0, 0)
+        self._values = _first(array.reshape(split), mem.batch or 0)
         if self.count is None:
             self._values = self._exact(self._values)
 
@@ -161,6 +164,12 @@ class _Input:
         return exact(values, elem) if _is_part(elem) else values
 
 
+def _first(values: Array, axis: int) -> Array:
+    """The axis moved to the front."""
+    return np.moveaxis(values, axis, 0) if axis else values
+
+
+@cache
 def _is_part(elem: str) -> bool:
     """Whether numpy's type for an element type holds more values."""
     if not is_integer(elem):
@@ -248,7 +257,7 @@ class Collected:
         split = _apart(mem.shape, batch, samples)
         shape = split if mem.batch is None else joined_shape(mem.shape, batch, samples)
         self._joined = np.zeros(shape, container(mem.type))
-        self._values = np.moveaxis(self._joined.reshape(split), batch, 0)
+        self._values = _first(self._joined.reshape(split), batch)
 
     def add(self, values: Any) -> None:
         """The next samples: [n, *shape], or a list for a host value."""
@@ -271,7 +280,9 @@ class Collected:
 class Outputs:
     """Collects the outputs of all samples, or hands them on to a sink."""
 
-    def __init__(self, program: Program, samples: int, sink: Sink | None = None) -> None:
+    def __init__(
+        self, program: Program | Interface, samples: int, sink: Sink | None = None
+    ) -> None:
         self._mems = {str(mem.output): mem for mem in program.outputs}
         self._sink, self._done = sink, 0
         self._collected = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from cimc.errors import CompileError
 from cimc.ir.types import Array, container
-from cimc.isa.program import Program
+from cimc.isa.program import Interface, Program
 from cimc.sim.counters import Counts, expected_counts, static_counts
 from cimc.sim.feed import Feed, Outputs, Sink, Source
 from cimc.sim.machine import Machine, Tiles, TileState, pack_tiles
@@ -74,8 +74,10 @@ class Engine:
         self.program, self.contract, self.memory = program, contract, memory
         self.threads = threads or os.cpu_count() or 1
         self.fragments = host_fragments(program)
+        self._interface = Interface(program.inputs, program.outputs)
         self._ready: _Ready | None = None
         self._static: tuple[list[tuple[str, str, str]], Any] | None = None
+        self._one: dict[tuple[str, str, str], int] = {}  # counts of one sample
         self._states: list[State] = []
         self._pool: ThreadPoolExecutor | None = None
         self._lock = Lock()
@@ -124,13 +126,13 @@ class Engine:
         sink: Sink | None = None,
     ) -> Result:
         """Run on N samples; see `cimc.sim.reference.run`. Raises CompileError as that does."""
-        feed = Feed(self.program, inputs)
+        feed = Feed(self._interface, inputs)
         if count_only:
             counts = expected_counts(self.program, feed.samples, tiles)
             cells = pack_tiles(tiles, self.program.target)
             return Result({}, counts, TileState(cells, self.program.target.cols), feed.samples)
         ready = self.ready(tiles)
-        ones, outputs = Ones(), Outputs(self.program, feed.samples, sink)
+        ones, outputs = Ones(), Outputs(self._interface, feed.samples, sink)
         self._infer(ready, feed, ones, outputs, progress)
         counts = self._counts(ready, ones, feed.samples)
         cells = ready.once.cells
@@ -178,8 +180,7 @@ class Engine:
             pool = self._threads() if self.threads > 1 else None
             for start in starts:
                 stop = min(start + size, feed.samples)
-                found, counted = self._run_chunk(ready, feed, start, stop, pool)
-                self._take(outputs, ones, found, counted)
+                self._run_chunk(ready, feed, start, stop, pool, ones, outputs)
                 if progress is not None:
                     progress(stop, feed.samples)
             return
@@ -188,38 +189,50 @@ class Engine:
         for start in [*starts, *[-1] * self.threads]:
             if start >= 0:
                 part = start, min(start + size, feed.samples)
-                waiting.append((part[1], pool.submit(self._run_chunk, ready, feed, *part, None)))
+                waiting.append((part[1], pool.submit(self._run_apart, ready, feed, *part)))
             if waiting and (start < 0 or len(waiting) > self.threads):
                 stop, future = waiting.pop(0)
-                self._take(outputs, ones, *future.result())
+                found, counted = future.result()
+                outputs.add(found)
+                ones.update(counted)
                 if progress is not None:
                     progress(stop, feed.samples)
-
-    def _take(self, outputs: Outputs, ones: Ones, found: dict[str, Any], counted: Ones) -> None:
-        outputs.add(found)
-        ones.update(counted)
 
     def _threads(self) -> ThreadPoolExecutor:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="cimc")
         return self._pool
 
-    def _run_chunk(
-        self, ready: _Ready, feed: Feed, start: int, stop: int, pool: ThreadPoolExecutor | None
+    def _run_apart(
+        self, ready: _Ready, feed: Feed, start: int, stop: int
     ) -> tuple[dict[str, Any], Ones]:
-        """The samples [start, stop); outputs are copies."""
-        number, ones = stop - start, Ones()
+        """The samples [start, stop) on one of several threads: copies of the outputs, and ones."""
+        ones, copies = Ones(), _Copies()
+        self._run_chunk(ready, feed, start, stop, None, ones, copies)
+        return copies.found, ones
+
+    def _run_chunk(
+        self,
+        ready: _Ready,
+        feed: Feed,
+        start: int,
+        stop: int,
+        pool: ThreadPoolExecutor | None,
+        ones: Ones,
+        outputs: Outputs | _Copies,
+    ) -> None:
+        """Run the samples [start, stop) and hand their outputs on."""
+        number = stop - start
         state = self._state(ready, number)
         try:
             state.start(feed.part(start, stop), number)
             state.run(number, ones, pool, self.threads)
-            found = {name: _copied(value) for name, value in state.outputs(number).items()}
+            outputs.add(state.outputs(number))
         except Failed:
             refuse(ready.once, self.program, feed, start, stop)
             raise AssertionError("the reference interpreter runs what the engine refused") from None
         finally:
             self._states.append(state)
-        return found, ones
 
     def _state(self, ready: _Ready, number: int) -> State:
         """A free state for the plan, or a new one."""
@@ -236,11 +249,13 @@ class Engine:
         if self._static is None:
             table = static_counts(self.program, pulses=False).sections["infer"]
             numbers = np.array(list(table.values()), object)
-            self._static = list(table), numbers
+            self._static, self._one = (list(table), numbers), table
         keys, numbers = self._static
         counts = Counts(samples)
         counts.sections["load"] = dict(ready.load.sections["load"])
-        if samples:
+        if samples == 1:
+            counts.sections["infer"] = self._one.copy()
+        elif samples:
             counts.sections["infer"] = dict(zip(keys, (numbers * samples).tolist()))
         found = {(*key, "ones"): number for key, number in ones.items() if number}
         if found:
@@ -248,8 +263,17 @@ class Engine:
         return counts
 
 
-def _copied(value: Any) -> Any:
-    return value.copy() if isinstance(value, np.ndarray) else value
+@dataclass
+class _Copies:
+    """Takes outputs as `Outputs` does, and keeps copies."""
+
+    found: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, found: Mapping[str, Any]) -> None:
+        self.found = {
+            name: value.copy() if isinstance(value, np.ndarray) else value
+            for name, value in found.items()
+        }
 
 
 def _maps(program: Program, machine: Machine) -> tuple[Any, Any]:

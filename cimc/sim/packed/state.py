@@ -92,10 +92,11 @@ class State:
         if not self._bind_hosts(fragments):
             self.machine = Machine(program, samples, once.cells, fragments)
         self.packed = packed_rooms(plan, samples)
+        self._slots = {name: plan.layout.slot(name) for name in self.packed}
         self.values = {
             name: values
             for name, room in self.packed.items()
-            if (values := plan.layout.slot(name).values(room)) is not None
+            if (values := self._slots[name].values(room)) is not None
         }
         steps = list(plan.steps)
         addresses = {name: array.ctypes.data for name, array in self.packed.items()}
@@ -205,9 +206,9 @@ class State:
         root, flat = item.root, self.flat(item.root)
         values = self.values.get(root)
         if values is not None:
-            self.plan.layout.slot(root).copy(flat[:number], values[:number], item.to == "packed")
+            self._slots[root].copy(flat[:number], values[:number], item.to == "packed")
             return
-        slot, packed = self.plan.layout.slot(root), self.packed[root][:number]
+        slot, packed = self._slots[root], self.packed[root][:number]
         if item.to == "packed":
             slot.pack(flat[:number], packed)
         else:
