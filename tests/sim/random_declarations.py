@@ -28,6 +28,7 @@ class Declarations:
         self.decls, self.data = [], []
         self.bodies = {"load": [], "infer": [], "update": []}
         self.scopes = {}
+        self.apart = False  # whether each result goes to a buffer of its own
         for i in range(draw.randint(1, 3)):
             self.buffer(f"in{i}", draw.choice(INPUTS))
         for i in range(draw.randint(0, 2)):

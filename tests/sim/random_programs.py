@@ -1,7 +1,8 @@
 """Random valid programs with inputs and tile states, each from one seed.
 
-Half of them look like what the compiler emits, most of these with a few mutations; the others
-are wild. `cases()` is the hypothesis strategy; `random_case(seed)` gives one of them again.
+Half of them look like what the compiler emits, most of these with a few mutations. Of the others,
+some have layers that stand apart, the rest is wild. `cases()` is the hypothesis strategy,
+`random_case(seed)` gives one of them again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from hypothesis import strategies as st
 from random_draws import Draw, bits, values
+from random_layers import own_layer
 from random_mutations import bodies, mutate
 from random_nets import random_net
 from random_shapes import layer
@@ -25,7 +27,7 @@ from cimc.isa.printer import print_instr, print_program
 from cimc.isa.program import Instr, Loop, Program
 from cimc.isa.text import parse
 
-WAYS = {"plain": 2, "mutated": 3, "wild": 5}
+WAYS = {"plain": 2, "mutated": 3, "apart": 3, "wild": 3}
 """How a program comes about, and how often."""
 MOST_STEPS = 4000  # instructions of one run, so that the reference takes milliseconds
 
@@ -56,18 +58,18 @@ def random_case(seed, ways=tuple(WAYS)):
     draw = Draw(seed)
     way = draw.weighted({name: WAYS[name] for name in ways})
     while True:
-        base = _wild(draw) if way == "wild" else random_net(draw)
+        base = _MAKERS[way](draw)
         program = mutate(draw, base, draw.randint(1, 5)) if way == "mutated" else base
-        if (way == "wild" or _is_valid(program)) and steps(program) <= MOST_STEPS:
+        if _is_valid(program) and steps(program) <= MOST_STEPS:
             break
-    written = [] if way == "wild" else top_loops(base)
+    written = top_loops(base) if way in ("plain", "mutated") else []
     loops = top_loops(program)
     if draw.chance(0.1):  # with places in a text
         program = parse(print_program(program))
     feeds = random_feeds(draw, program)
     target = program.target
     tiles = None
-    if draw.chance(0.5 if way == "wild" else 0.3):
+    if draw.chance(0.5 if way in ("apart", "wild") else 0.3):
         tiles = bits(draw, (target.tiles, target.rows, target.cols))
     plain = sum(loop in written for loop in loops)
     return Case(program, feeds, tiles, way, plain, len(loops))
@@ -116,8 +118,19 @@ def _wild(draw):
                            ("update", 0.15), ("update", 0.15)):  # fmt: skip
         if draw.chance(share):
             layer(wild, section, 80 if section == "load" else 300)
-    program = _repaired(wild.program())
-    return program if program is not None else _wild(draw)
+    return _repaired(wild.program())
+
+
+def _apart(draw):
+    """Layers and steps that share no registers, and store to buffers of their own."""
+    wild = Wild(draw)
+    if draw.chance(0.7):
+        layer(wild, "load", 25)
+        wild.bodies["load"][0].body = wild.cells(Scope("load"))
+    wild.apart = True
+    for _ in range(draw.randint(1, 3)):
+        own_layer(wild)
+    return _repaired(wild.program())
 
 
 def _is_valid(program):
@@ -129,8 +142,7 @@ def _is_valid(program):
 
 
 def _repaired(program):
-    """The program without the statements that the checker refuses; None where that didn't
-    help."""
+    """The program without the statements that the checker refuses, as far as that helps."""
     for _ in range(12):
         try:
             check(program)
@@ -138,8 +150,8 @@ def _repaired(program):
             for one in getattr(error, "errors", [error]):
                 program = _without(program, one)
             continue
-        return program
-    return None
+        break
+    return program
 
 
 def _without(program, error):
@@ -171,6 +183,9 @@ def _mend(layer, error, text):
                 body[:] = [other for other in body if other is not item]
                 found = True
     return found
+
+
+_MAKERS = {"plain": random_net, "mutated": random_net, "apart": _apart, "wild": _wild}
 
 
 def readable(program):

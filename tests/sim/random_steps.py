@@ -39,11 +39,17 @@ def store(wild, scope):
     if known is None:
         return wild.clear(scope)
     name, part = known
-    return [wild.draw.choice(_STORES)(wild, scope, Reg(name, part), part.size.const)]
+    return [stored(wild, scope, Reg(name, part), part.size.const)]
+
+
+def stored(wild, scope, acc, size):
+    """A store of `size` accumulators."""
+    return wild.draw.choice(_STORES)(wild, scope, acc, size)
 
 
 def _st_acc(wild, scope, acc, size):
-    elem = wild.draw.choice(RESULTS if wild.draw.chance(0.9) else INPUTS)
+    usual = ("i32", "i32", "i32", "f32", "i24") if wild.apart else RESULTS
+    elem = wild.draw.choice(usual if wild.draw.chance(0.9) else INPUTS)
     return Instr("st.acc", (wild.place(scope, elem, size), acc))
 
 
@@ -114,7 +120,7 @@ def _source(wild, scope, elem=lambda elem: True):
 def _into(wild, scope, elem, size, *sources):
     """Where a result goes; at times back to where an operand of its type came from."""
     own = [ref for ref, kind, _ in sources if kind == elem and not ref.name.startswith("in")]
-    if own and wild.draw.chance(0.3):
+    if own and not wild.apart and wild.draw.chance(0.3):
         return wild.draw.choice(own)
     return wild.place(scope, elem, size)
 
@@ -122,6 +128,8 @@ def _into(wild, scope, elem, size, *sources):
 def _type(wild, elem, among=RESULTS):
     """A type that holds what `elem` does; one that may not, now and then."""
     fitting = [e for e in (*among, elem) if is_exact(elem, e)]
+    if wild.apart and wild.draw.chance(0.9):
+        fitting = [e for e in fitting if is_integer(e) and planes(e) <= 32] or fitting
     return wild.draw.choice(fitting if fitting and wild.draw.chance(0.93) else among)
 
 
@@ -152,8 +160,7 @@ def _add(wild, scope):
     other = wild.draw.choice(alike)
     second = wild.vec(scope, other, size)
     widest = max(planes(e) for e in (elem, other.type)) if is_integer(elem) else 0
-    into = elem if not widest else "i64" if widest > 30 else wild.draw.choice(["i32", "i64", "i33"])
-    into = "i32" if into == "i33" else into
+    into = elem if not widest else "i64" if widest > 30 else wild.draw.choice(["i32", "i32", "i64"])
     if widest and wild.draw.chance(0.1):
         into = wild.draw.choice([elem, other.type, "i16"])
     operands = (first, (second, other.type, size))
@@ -236,7 +243,7 @@ def _sum(wild, scope):
         return None
     ref, elem, size, win = found
     zero = int(values(wild.draw, elem, ())) if wild.draw.chance(0.5) else 0
-    into = wild.draw.choice(["i32", "i64", "i64", "i16"])
+    into = "i64" if planes(elem) > 24 else wild.draw.choice(["i32", "i32", "i64", "i16"])
     return Instr("pp.sum", (wild.place(scope, into, size), ref, win), wild.opts(zero=zero))
 
 

@@ -77,11 +77,14 @@ class Wild(Declarations):
 
     # -- expressions --
 
-    def affine(self, scope, count, size=1):
+    def affine(self, scope, count, size=1, position=False):
         """The start of `size` elements among `count`: a number, or a loop variable moved,
-        mirrored or stretched to fit."""
+        mirrored or stretched to fit. Where layers stand apart, nothing but positions goes with
+        the outermost loop, or hardly anything."""
         room = count - size
         names = [loop.var for loop in scope.loops]
+        if self.apart and not position and self.draw.chance(0.98):
+            names = names[1:]
         for var in self.draw.some(self.draw.sample(names, len(names)), 0.8):
             expr = Affine.of(var) * self.draw.choice([size, 1, 1, 1, -1, 2])
             low, high = extent(expr, scope.loops)
@@ -96,7 +99,7 @@ class Wild(Declarations):
     def vec(self, scope, buffer, size=None):
         """A vector of a buffer; of `size` channels, or all of them, or some."""
         channels = buffer.shape[buffer.axis]
-        index = self.affine(scope, positions(buffer.shape, buffer.axis))
+        index = self.affine(scope, positions(buffer.shape, buffer.axis), position=True)
         if size is None and self.draw.chance(0.7):
             return Ref(buffer.name, index)
         size = size or self.draw.randint(1, channels)
@@ -115,11 +118,31 @@ class Wild(Declarations):
             b for b in self.buffers(elem=lambda e: e == elem)
             if b.shape[b.axis] >= size and not b.name.startswith("in")
         ]  # fmt: skip
-        if known and self.draw.chance(0.6):
+        if known and not self.apart and self.draw.chance(0.6):
             return self.vec(scope, self.draw.choice(known), size)
         number = sum(isinstance(d, Mem) for d in self.decls)
         buffer = self.buffer(f"y{number}", elem, size + self.draw.choice([0, 0, 0, 1, 3]))
-        return self.vec(scope, buffer, size)
+        if not self.apart:
+            return self.vec(scope, buffer, size)
+        last = extent(Affine.of("p"), scope.loops)[1]
+        self.roomy(buffer, last + 1)
+        lo = self.draw.randint(0, buffer.shape[buffer.axis] - size)
+        return Ref(buffer.name, self.position(scope, buffer), Range.of(lo, size))
+
+    def roomy(self, buffer, count):
+        """Give a buffer at least `count` positions."""
+        shape, axis = list(buffer.shape), 0 if buffer.axis else len(buffer.shape) - 1
+        if axis != buffer.axis:
+            shape[axis] *= -(-count // positions(buffer.shape, buffer.axis))
+        buffer.shape = tuple(shape)
+
+    def position(self, scope, buffer):
+        """A position of its own for each iteration of the loop over `p`."""
+        p, last = Affine.of("p"), extent(Affine.of("p"), scope.loops)[1]
+        room = positions(buffer.shape, buffer.axis) - 1 - last
+        if room < 0:
+            return Affine()
+        return self.draw.choice([p, p, p, p, p + room, Affine(last) - p])
 
     def opts(self, **given):
         """Options without those that are zero."""
@@ -143,7 +166,7 @@ class Wild(Declarations):
         scope.loaded = True
         return [made]
 
-    def _cut(self, scope, columns, longest):
+    def cut(self, scope, columns, longest):
         """Segment and first column of a load or of cells."""
         low, length = 0, longest or columns
         seg = self.affine(scope, segments(columns, longest))
@@ -163,7 +186,7 @@ class Wild(Declarations):
         width = 0
         if channels > cols or self.draw.chance(0.3):
             width = self.draw.randint(1, min(cols, channels))
-        seg, col = self._cut(scope, channels, width)
+        seg, col = self.cut(scope, channels, width)
         opts = self.opts(seg=seg, plane=self._plane(scope, buffer.type), width=width, col=col)
         return Instr("ld.vector", (latch, ref), opts)
 
@@ -173,8 +196,8 @@ class Wild(Declarations):
         win = buffer and self.window(buffer.shape)
         if win is None or (win.pack * win_columns(win) > self.target.cols and not win.seg):
             return None
-        index = self.affine(scope, buffer.shape[0] * prod(win.out))
-        seg, col = self._cut(scope, win.pack * win_columns(win), win.seg)
+        index = self.affine(scope, buffer.shape[0] * prod(win.out), position=True)
+        seg, col = self.cut(scope, win.pack * win_columns(win), win.seg)
         opts = self.opts(
             seg=seg, plane=self._plane(scope, buffer.type), col=col,
             group=self.affine(scope, win_packs(win)),
@@ -186,20 +209,30 @@ class Wild(Declarations):
     def _pad(self, scope, elem):
         """A number, or one of a buffer that fits most of the time."""
         low, high = int_range(elem)
-        known = self.buffers(elem=is_integer)
-        fitting = [b for b in known if int_range(b.type)[0] >= low and int_range(b.type)[1] <= high]
-        if self.draw.chance(0.5) or not (fitting or known):
-            least, most = max(low, -(1 << 50)), min(high, 1 << 50)  # a text takes 18 digits
-            return Affine(self.draw.choice([least, most, 0, self.draw.randint(least, most)]))
-        usual = fitting if fitting and self.draw.chance(0.95) else known
-        return self.vec(scope, self.draw.choice(usual), 1)
+        fitting = self.fitting(elem)
+        if fitting and self.draw.chance(0.5):
+            known = self.buffers(elem=is_integer)
+            return self.vec(
+                scope, self.draw.choice(fitting if self.draw.chance(0.95) else known), 1
+            )
+        least, most = max(low, -(1 << 50)), min(high, 1 << 50)  # a text takes 18 digits
+        return Affine(self.draw.choice([least, most, 0, self.draw.randint(least, most)]))
+
+    def fitting(self, elem):
+        """Buffers all of whose values are values of an integer type."""
+        low, high = int_range(elem)
+        return [
+            b
+            for b in self.buffers(elem=is_integer)
+            if int_range(b.type)[0] >= low and int_range(b.type)[1] <= high
+        ]
 
     def _ld_fill(self, scope, latch):
         source = self.draw.choice(sorted(scope.latches))
         return Instr("ld.fill", (latch, Reg(source)), self.opts(value=self.affine(scope, 2)))
 
     def _ld_row(self, scope, latch):
-        return Instr("ld.row", (latch, self.rows(scope, 1)), self._cols(scope, 0.5))
+        return Instr("ld.row", (latch, self.rows(scope, 1)), self.cols(scope, 0.5))
 
     # -- reads and sums --
 
@@ -208,7 +241,8 @@ class Wild(Declarations):
         tile = self.affine(scope, self.target.tiles)
         return Rows(tile, self.ranges(scope, self.target.rows, size))
 
-    def _cols(self, scope, share):
+    def cols(self, scope, share):
+        """The option `cols` with some columns, in a share of draws."""
         if not self.draw.chance(share):
             return {}
         size = self.draw.randint(1, self.target.cols)
@@ -222,7 +256,7 @@ class Wild(Declarations):
         size = self.draw.randint(1, min(self.target.rows, 9))
         name, part = self._bank(scope, "bits", size)
         op = f"read.{self.draw.choice(self.target.functions)}"
-        made = Instr(op, (Reg(name, part), self.rows(scope, size), latch), self._cols(scope, 0.2))
+        made = Instr(op, (Reg(name, part), self.rows(scope, size), latch), self.cols(scope, 0.2))
         scope.wrote(name, part)
         return [made]
 
@@ -274,7 +308,7 @@ class Wild(Declarations):
         name, part = known
         size = part.size.const
         counts = self.known(scope, "counts", size)
-        ways = [self._constants] + [self._field] * 2 * bool(scope.latches) + [self._mac]
+        ways = [self.constants] + [self._field] * 2 * bool(scope.latches) + [self._mac]
         if counts is not None and self.draw.chance(0.7):
             ways = [lambda scope, size: Reg(*counts)]
         found = self.draw.choice(ways)(scope, size)
@@ -286,10 +320,11 @@ class Wild(Declarations):
             shl = self.affine(scope, 10)
         return [Instr(op, (Reg(name, part), found), self.opts(shl=shl))]
 
-    def _constants(self, scope, size):
-        return self._table(scope, self.draw.choice(["i32", "i8", "u4", "i16"]), size)
+    def constants(self, scope, size):
+        """Integers to add, one for each channel."""
+        return self.table(scope, self.draw.choice(["i32", "i8", "u4", "i16"]), size)
 
-    def _table(self, scope, kind, size):
+    def table(self, scope, kind, size):
         """Constants for each channel: all of an item, or part of a longer one."""
         more = self.draw.choice([0, 0, 0, 2, 5])
         array = values(self.draw, kind, (size + more,))
@@ -311,7 +346,7 @@ class Wild(Declarations):
             scalar = Reg(*acc) if acc else None
         else:
             scalar = self.vec(scope, self.draw.choice(small), 1)
-        table = self._table(scope, self.draw.choice(["i8", "u4", "i2"]), size)
+        table = self.table(scope, self.draw.choice(["i8", "u4", "i2"]), size)
         return (scalar, table) if scalar is not None else table
 
     # -- cells --
@@ -322,7 +357,7 @@ class Wild(Declarations):
         columns = self.draw.randint(1, self.target.cols)
         seg = self.draw.randint(1, columns) if self.draw.chance(0.3) else 0
         name = self.constant("cells", bits(self.draw, (size, columns)), seg)
-        part, col = self._cut(scope, columns, seg)
+        part, col = self.cut(scope, columns, seg)
         target, opts = self.rows(scope, size), self.opts(seg=part, col=col)
         ops = self.draw.choice([("reset", "set"), ("reset", "set"), ("set",), ("reset",)])
         return [Instr(op, (target, Ref(name)), dict(opts)) for op in ops]
