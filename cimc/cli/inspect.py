@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cimc.cli import options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cimc import api
+    from cimc.sim.packed.explain import Explanation, ItemWords
 
 
 @click.command(name="inspect")
@@ -27,11 +33,22 @@ from cimc.cli import options
     metavar="OUT.json",
     help="Write everything shown, and each block of cells.",
 )
+@click.option(
+    "--engine",
+    "show_engine",
+    is_flag=True,
+    help="Show how the packed engine runs each loop, and why some run another way.",
+)
+@click.option(
+    "--no-contract", is_flag=True, help="With --engine: every bit plane by itself, as for run."
+)
 @options.compiling
 def command(
     file: str,
     floorplan: str | None,
     json_file: str | None,
+    show_engine: bool,
+    no_contract: bool,
     **how: Any,
 ) -> None:
     """Show the layers of a program, where they lie on the tiles, and what runs on the host
@@ -40,6 +57,8 @@ def command(
     FILE is a .cim program, or a model, which is compiled first with the options given.
     """
     compiling = options.Compiling.of(**how)
+    if no_contract and not show_engine:
+        raise click.UsageError("--no-contract changes what --engine shows: give both")
     from cimc import api
     from cimc.cli.outputs import check_outputs
     from cimc.cost.floorplan import save
@@ -69,12 +88,18 @@ def command(
     print_layers(plan, console)
     print_tiles(plan, console)
     print_host(plan, console)
+    ways = _ways(compiled, not no_contract) if show_engine else None
+    if ways is not None:
+        _print_ways(ways, console)
     if floorplan is not None:
         save(plan, Path(file).name, floorplan)
         click.echo(f"floorplan: {floorplan}")
     if json_file is not None:
         found = {"file": file, "pipeline": compiled.program.pipeline, "size": size}
-        write_text(json_file, json.dumps(found | plan.to_json(), indent=2) + "\n")
+        found |= plan.to_json()
+        if ways is not None:
+            found["engine"] = {"contract": not no_contract} | ways.to_json()
+        write_text(json_file, json.dumps(found, indent=2) + "\n")
         click.echo(f"json: {json_file}")
 
 
@@ -88,3 +113,52 @@ def _size(text: Iterable[str]) -> dict[str, int]:
         size["lines_before_data"] += code
         size["bytes"] += len(line.encode())
     return size
+
+
+# -- the engine ------------------------------------------------------------------------
+
+_UNITS = {"bit": " bit-MACs", "byte": " MACs", "element": " elements"}
+
+
+def _ways(compiled: api.Compiled, contract: bool) -> Explanation:
+    from cimc.sim.packed.explain import explain
+
+    return explain(compiled.engine(contract=contract).ready().plan)
+
+
+def _print_ways(ways: Explanation, console: Console) -> None:
+    """A line for each step of each loop, then the buffers that change their form."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title="How the packed engine runs .infer; work of one sample",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for heading in ("layer", "loop or instruction", "runs", "step", "way"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("work", justify="right", no_wrap=True)
+    for item in ways.items:
+        for line in _lines(item):
+            table.add_row(*line)
+    console.print(table)
+    if ways.conversions:
+        moved = ", ".join(f"{name} to {form}" for name, form in ways.conversions)
+        console.print(f"buffers that change their form: {moved}", highlight=False, markup=False)
+
+
+def _lines(item: ItemWords) -> Iterator[list[str]]:
+    """Cells of the table; layer and loop stand once."""
+    from rich.markup import escape
+
+    from cimc.cost.report import quantity
+
+    head = [escape(text) for text in (item.layer, item.item, item.how)]
+    if not item.steps:
+        yield [*head, "", escape(item.why or "nothing to do"), ""]
+    for step in item.steps:
+        work = quantity(step.work) + _UNITS[step.unit]
+        yield [*head, step.instruction, escape(step.text), work]
+        head = ["", "", ""]
