@@ -63,9 +63,10 @@ class OnnxFragment:
     """A fragment and its session, made on first use; several threads may run it at once.
 
     macs: those of one call. threads: onnxruntime's for one call, 0 for its choice. The order of
-    some sums of floats hangs on it: engines that are to agree take the same."""
+    some sums of floats hangs on it, so that with more than one the bits are those of a machine;
+    and threads that wait for work take time from those of an engine."""
 
-    def __init__(self, data: Data, threads: int = 0) -> None:
+    def __init__(self, data: Data, threads: int = 1) -> None:
         self.name = data.name
         self.macs = data.macs
         self._threads = threads
