@@ -79,8 +79,7 @@ class Feed:
     def sample(self, index: int) -> dict[str, Any]:
         """The inputs of one sample by ONNX name, in the shapes the program was compiled for;
         arrays of their own. Raises CompileError as `part`."""
-        self._checked(index, index + 1)
-        return {name: _one(one.read(index, index + 1)) for name, one in self._inputs.items()}
+        return {name: _one(value) for name, value in self._checked(index, index + 1).items()}
 
     def part(self, start: int, stop: int) -> dict[str, Any]:
         """The values of the samples [start, stop) by the name of their buffer: [n, *shape], or

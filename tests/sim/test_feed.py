@@ -54,7 +54,8 @@ def test_a_source_is_read_where_it_is_asked_for_only():
     assert source.reads == []
     feed.part(1, 3)
     feed.part(3, 4)
-    assert source.reads == [(1, 3), (3, 4)]
+    feed.sample(4)
+    assert source.reads == [(1, 3), (3, 4), (4, 5)]
 
 
 def test_a_sample_of_two_rows():
