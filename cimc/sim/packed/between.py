@@ -18,13 +18,13 @@ from cimc.ir.types import container
 from cimc.isa.program import Affine, Ref
 from cimc.isa.state import Buffer, Trap, Vec
 from cimc.isa.table import TABLE
-from cimc.sim.packed import pointwise, products
+from cimc.sim.packed import parameters, pointwise, products
 from cimc.sim.packed.context import Context, together
 from cimc.sim.packed.elements import BIT, BYTE, TERN
 from cimc.sim.packed.finish import integers_at_least
 from cimc.sim.packed.flow import Refused, Site
 from cimc.sim.packed.layout import Access, Slot
-from cimc.sim.packed.products import P
+from cimc.sim.packed.parameters import P
 from cimc.sim.packed.source import tap_positions
 from cimc.sim.packed.step import Step, float_bits
 from cimc.sim.packed.terms import Reader
@@ -303,7 +303,7 @@ class Between:
         out, first = at.access[0].slot, step.kept[0].astype(np.int64)
         out_stride = int(step.params[pointwise.OUT + 9])
         vecs, rows = -(-size // 16), len(at.places[0])
-        step.params = np.zeros(products.SIZE, np.int64)
+        step.params = np.zeros(parameters.SIZE, np.int64)
         step.bases, step.kernel, step.pairs = [], products.depthwise, -(-vecs // 2)
         p = step.params
         p[P.POSITIONS], p[P.CHANNELS], p[P.VECS] = rows, size, vecs
@@ -319,7 +319,7 @@ class Between:
             raise Refused("sums that may need more than 32 bits")
         p[P.START] = step.address(np.repeat(start[:, None], 16 * vecs, axis=1).astype(np.int32))
         p[P.CLASS] = step.address(classes.astype(np.int32))
-        p[P.FINISH] = products.STORE
+        p[P.FINISH] = parameters.STORE
         step.scratch = products.depthwise_scratch(taps.shape[1], vecs)
         p[P.OUT_BITS] = out.format.bits
         step.work = rows * size * taps.shape[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cimc.sim.packed.jit import compiled
-from cimc.sim.packed.micro import call_address, get_i64, put_i64
+from cimc.sim.packed.memory import call_address, get_i64, put_i64
 
 KERNEL, PARAMS, ROWS, PAIRS, COUNTS, RESULT, ENTRY = range(7)
 """An entry of a table: addresses of kernel and parameters, rows of a sample, pairs of lane

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from cimc.ir.types import int_range, is_integer
 from cimc.sim.packed.jit import inlined
-from cimc.sim.packed.micro import (
+from cimc.sim.packed.memory import (
     get_i16,
     get_i32,
     get_i64,

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from cimc.sim.packed import products
+from cimc.sim.packed import parameters, products
 from cimc.sim.packed.context import Context
 from cimc.sim.packed.elements import BIT, BYTE
 from cimc.sim.packed.flow import Refused
 from cimc.sim.packed.matrix import Matrix
-from cimc.sim.packed.products import P
+from cimc.sim.packed.parameters import P
 from cimc.sim.packed.step import Step, float_bits
 from cimc.sim.packed.stores import Part
 
@@ -48,7 +48,7 @@ def finish(ctx: Context, step: Step, part: Part, outcome: Outcome) -> None:
     target = part.target
     form, p = ctx.layout.slot(target.buffer).format, step.params
     if target.op == "st.acc":
-        p[P.FINISH] = products.STORE
+        p[P.FINISH] = parameters.STORE
         return
     if target.op == "st.rq":
         if form.kind != BYTE:
@@ -88,7 +88,7 @@ def _requantise(
     p, vecs = step.params, int(step.params[P.VECS])
     wide = np.zeros(16 * vecs, np.float32)
     wide[: len(scales)] = scales
-    p[P.FINISH], p[P.SCALES] = products.REQUANTISE, step.address(wide)
+    p[P.FINISH], p[P.SCALES] = parameters.REQUANTISE, step.address(wide)
     p[P.CLAMP_LOW] = float_bits(limits[0] - zero)
     p[P.CLAMP_HIGH] = float_bits(limits[1] - zero)
     p[P.PLUS] = zero - low
@@ -111,10 +111,10 @@ def _levels(
         for row, limit, flip in zip(table, limits, flips):
             level = np.searchsorted(limit, sums, side="right")
             row[...] = number - level if flip else level
-        p[P.FINISH], p[P.LIMITS] = products.TABLE, step.address(table)
+        p[P.FINISH], p[P.LIMITS] = parameters.TABLE, step.address(table)
         p[P.FIRST], p[P.LEVELS] = low, span
         return
-    p[P.FINISH], p[P.LEVELS] = products.LEVEL, number
+    p[P.FINISH], p[P.LEVELS] = parameters.LEVEL, number
     p[P.LIMITS] = step.address(limits.astype(np.int32))
     p[P.FLIPS] = step.address(flips)
 
@@ -131,7 +131,7 @@ def _signs(step: Step, limits: Ints, flips: npt.NDArray[np.uint8], outcome: Outc
     bound = np.floor_divide(-rest, -coef) if coef < 0 else -np.floor_divide(-rest, coef) - 1
     flipped = (flips > 0) != (coef > 0)
     vecs = int(p[P.VECS])
-    p[P.FINISH] = products.SIGN
+    p[P.FINISH] = parameters.SIGN
     p[P.LIMITS] = step.address(bound.clip(-(1 << 31), (1 << 31) - 1).astype(np.int32))
     assert size == 16 * vecs
     p[P.FLIPS] = step.address(np.packbits(flipped, bitorder="little"))

@@ -21,18 +21,12 @@ from cimc.sim.packed.elements import (
     put_value,
 )
 from cimc.sim.packed.jit import Kernel, inlined
-from cimc.sim.packed.micro import (
+from cimc.sim.packed.memory import copy_bytes, get_f32, get_i32, get_i64, get_u8, put_i64, put_u32
+from cimc.sim.packed.vectors import (
     add_tile,
     clamp_bytes,
     compare_bytes,
-    copy_bytes,
     fold_tile,
-    get_f32,
-    get_i32,
-    get_i64,
-    get_u8,
-    put_i64,
-    put_u32,
     requantise_rows,
     weighted_bits,
     weighted_ones,

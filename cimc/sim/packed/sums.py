@@ -17,13 +17,13 @@ import numpy.typing as npt
 
 from cimc.ir.types import planes
 from cimc.isa.program import Ref
-from cimc.sim.packed import matrix, products
+from cimc.sim.packed import matrix, parameters, products
 from cimc.sim.packed.context import Context
 from cimc.sim.packed.elements import BIT, BYTE, FIELDS, TERN
 from cimc.sim.packed.finish import Outcome, finish
 from cimc.sim.packed.flow import Refused
 from cimc.sim.packed.layout import Access, Slot
-from cimc.sim.packed.products import P
+from cimc.sim.packed.parameters import P
 from cimc.sim.packed.source import Taps, kinds, taps
 from cimc.sim.packed.step import Step
 from cimc.sim.packed.stores import Out, Part, Target, groups, parts_of
@@ -66,7 +66,7 @@ def worth(elem: str) -> list[int]:
 def _step(ctx: Context, part: Part, group: int, depthwise: bool) -> Step:
     target, source = part.target, part.target.source
     rows, vecs = len(ctx.values), -(-part.size // 16)
-    step = Step(ctx.layer, target.op, products.product, np.zeros(products.SIZE, np.int64), rows,
+    step = Step(ctx.layer, target.op, products.product, np.zeros(parameters.SIZE, np.int64), rows,
                 0, max(1, -(-vecs // 2)), unit="bit")  # fmt: skip
     p = step.params
     p[P.POSITIONS], p[P.CHANNELS], p[P.VECS] = rows, part.size, vecs
@@ -80,7 +80,7 @@ def _step(ctx: Context, part: Part, group: int, depthwise: bool) -> Step:
     _scalars(ctx, step, part, vecs)
     if source is None or not len(part.terms):
         outcome = Outcome(np.zeros((1, part.size), np.int64), [])
-        p[P.GATHER], p[P.BLOCK] = products.IN_PLACE, 64
+        p[P.GATHER], p[P.BLOCK] = parameters.IN_PLACE, 64
         p[P.STARTS] = step.address(np.zeros(rows, np.int32))
     else:
         assert part.at is not None
@@ -262,20 +262,38 @@ def _gather(step: Step, places: Taps, how: int, unit: int) -> None:
     rows = len(places.elements)
     single = len(runs) == rows and (runs[:, 2] == places.columns).all()
     if unit and single and places.inside.all() and not (runs[:, 0] % unit).any():
-        p[P.GATHER] = products.IN_PLACE
+        p[P.GATHER] = parameters.IN_PLACE
         p[P.STARTS] = step.address((runs[:, 0] // unit).astype(np.int32))
     else:
-        if how == products.BITS and p[P.PLANES] == 1:
+        if how == parameters.BITS and p[P.PLANES] == 1:
             if places.columns <= 32:
-                how = products.WORD
+                how = parameters.WORD
                 if _slides(step, places):
                     return
             elif not (runs % 32).any():
-                how, p[P.SRC_SHIFT] = products.BYTES, 3
+                how, runs = parameters.BYTES, runs // 8
         p[P.GATHER] = how
         p[P.RUNS] = step.address(runs.astype(np.int32))
         p[P.RUNS_AT] = step.address(ends.astype(np.int32))
-        p[P.COMPLETE] = step.address(np.asarray(places.inside.all(axis=1)).astype(np.uint8))
+        if how == parameters.BYTES:
+            _pattern(step, runs, ends, np.asarray(places.inside.all(axis=1)))
+
+
+def _pattern(step: Step, runs: Ints, ends: Ints, whole: npt.NDArray[np.bool_]) -> None:
+    """The runs of rows that lie wholly in the buffer, where they are alike."""
+    p, rows = step.params, np.flatnonzero(whole)
+    bases = np.full(len(whole), -1, np.int64)
+    number = int(ends[rows[0] + 1] - ends[rows[0]]) if len(rows) else 0
+    rows = rows[ends[rows + 1] - ends[rows] == number]
+    if number:
+        own = runs[ends[rows][:, None] + np.arange(number)]
+        first = own[:, 0, 0].copy()
+        own[:, :, 0] -= first[:, None]
+        alike = (own == own[0]).all(axis=(1, 2))
+        bases[rows[alike]] = first[alike]
+        p[P.PATTERN], p[P.PATTERN_RUNS] = step.address(own[0].astype(np.int32)), number
+        p[P.PATTERN_SHORT] = int(own[0, :, 2].max() <= 16)
+    p[P.BASES] = step.address(bases.astype(np.int32))
 
 
 _MOST_SLID = 1 << 12  # positions of a sample
@@ -310,7 +328,7 @@ def _slides(step: Step, places: Taps) -> bool:
             if some[a]:
                 found.append((int(start[a]), a, low * size, b - a, len(masks)))
                 masks += [*bits[a:b].tolist(), *[0] * 16]
-    p[P.GATHER], p[P.SLIDES], p[P.SLIDE_STEP] = products.SLIDES, len(found), step_bits
+    p[P.GATHER], p[P.SLIDES], p[P.SLIDE_STEP] = parameters.SLIDES, len(found), step_bits
     p[P.RUNS] = step.address(np.array(found, np.int32).reshape(-1, 5))
     p[P.MASKS] = step.address(np.array(masks, np.int64).astype(np.uint32))
     step.shared = False
@@ -335,7 +353,7 @@ def _block(step: Step, words: int, weights: int) -> None:
     """How many rows to take at a time."""
     room = _WIDE_BYTES if weights > _ROWS_BYTES else _ROWS_BYTES
     p = step.params
-    if p[P.GATHER] == products.SLIDES:  # whole samples
+    if p[P.GATHER] == parameters.SLIDES:  # whole samples
         p[P.BLOCK] = p[P.POSITIONS] * max(1, _MOST_ROWS // int(p[P.POSITIONS]))
         return
     p[P.BLOCK] = max(8, min(_MOST_ROWS, room // (4 * max(1, words)) // 8 * 8))
@@ -355,11 +373,11 @@ def _bytes(step: Step, v: matrix.Matrix, places: Taps, access: Access) -> None:
     p, words = step.params, -(-places.columns // 4)
     vecs = int(p[P.VECS])
     p[P.WORDS] = p[P.PLANE_WORDS] = words
-    _gather(step, places, products.BYTES, 1)
+    _gather(step, places, parameters.BYTES, 1)
     digits = matrix.digits(v)
     _groups(step, [(0, words, coef, matrix.lanes_of_bytes(d, vecs, words)) for coef, d in digits])
     _block(step, words, 4 * words * 16 * vecs)
-    p[P.OP] = products.DOT
+    p[P.OP] = parameters.DOT
 
 
 def _depthwise(step: Step, v: matrix.Matrix, places: Taps, slot: Slot) -> None:
@@ -378,19 +396,19 @@ def _bits(
     p, kind = step.params, access.slot.format.kind
     words, vecs = -(-places.columns // 32), int(p[P.VECS])
     c = matrix.signs(by_plane[0]) if kind == BIT and len(by_plane) == 1 else 0
-    groups, op = _and_groups(by_plane, words, vecs), products.AND
+    groups, op = _and_groups(by_plane, words, vecs), parameters.AND
     if c:
         w = by_plane[0] > 0
         outcome.start = outcome.start + c * w.sum(axis=1, dtype=np.int64)
         groups = [(0, words, -c, matrix.lanes_of_bits(w, vecs, words))]
-        op = products.XOR
+        op = parameters.XOR
         outcome.matrices = [(np.full_like(by_plane[0], -c), 0, 1)]
     p[P.PLANES], p[P.PLANE_WORDS], p[P.WORDS] = len(by_plane), words, words * len(by_plane)
     whole = not c or places.columns % 32 == 0
     if kind in (BIT, TERN):
-        _gather(step, places, products.BITS, 8 if kind == BIT and whole else 0)
+        _gather(step, places, parameters.BITS, 8 if kind == BIT and whole else 0)
     else:
-        _gather(step, places, products.PLANES, 0)
+        _gather(step, places, parameters.PLANES, 0)
         p[P.PLANE_LIST] = step.address(np.array(list(by_plane), np.int32))
     outcome.groups = groups
     _groups(step, groups)

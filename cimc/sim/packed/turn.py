@@ -7,15 +7,8 @@ from typing import Any
 import numpy.typing as npt
 
 from cimc.sim.packed.jit import compiled, inlined
-from cimc.sim.packed.micro import (
-    get_u8,
-    get_u16,
-    get_u32,
-    put_u8,
-    put_u16,
-    put_u32,
-    turn_tile,
-)
+from cimc.sim.packed.memory import get_u8, get_u16, get_u32, put_u8, put_u16, put_u32
+from cimc.sim.packed.vectors import turn_tile
 
 _turn8, _turn16, _turn32 = turn_tile(8), turn_tile(16), turn_tile(32)
 
