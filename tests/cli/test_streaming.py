@@ -318,6 +318,15 @@ def test_data_that_does_not_fit_the_input(folder: Path, capsys: Capture) -> None
     assert message == "error: the data is float64, the input takes uint8\n"
 
 
+@pytest.mark.usefixtures("small_pieces")
+def test_check_reads_the_inputs_more_than_once(folder: Path, capsys: Capture) -> None:
+    cimc.compile(save(bnn(), folder / "net.onnx")).save("net.cim")
+    np.savez("x.npz", image=np.random.default_rng(0).integers(0, 256, (50, 1, 6, 6), np.uint8))
+    result = call(capsys, "check", "net.onnx", "net.cim", "--input", "x.npz")
+    assert result.code == 0
+    assert "scores: 150 elements, all bits equal" in result.out
+
+
 # -- stopping --------------------------------------------------------------------------
 
 
