@@ -150,6 +150,8 @@ def _canonical(terms: npt.NDArray[np.void], value: int) -> Ints:
 def digits(matrix: Matrix) -> list[tuple[int, npt.NDArray[np.int8]]]:
     """A matrix of integers as coefficients times matrices of signed bytes."""
     found: list[tuple[int, npt.NDArray[np.int8]]] = []
+    if not matrix.size or (matrix.min() >= -128 and matrix.max() <= 127):
+        return [(1, matrix.astype(np.int8))]
     rest, coef = matrix.astype(np.int64), 1
     while True:
         if not rest.size or (rest.min() >= -128 and rest.max() <= 127):

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from cimc.errors import CompileError
 from cimc.ir.types import container, int_range, is_integer
 from cimc.isa.effects import Tally
-from cimc.isa.program import Instr, Layer, Loop, Program, Ref, Refs
-from cimc.isa.state import Fragment, HostBuffer, Trap
+from cimc.isa.program import Instr, Layer, Loop, Mem, Program, Ref, Refs, View
+from cimc.isa.state import Fragment, HostBuffer, Trap, exact
 from cimc.isa.table import TABLE
 from cimc.sim.bind import Tallies, bind, execute
 from cimc.sim.lanes import LaneLoop
@@ -88,7 +88,7 @@ class State:
         self.machine: Machine | None = None
         self._flat: dict[str, Any] = {}
         self._stays: set[str] = set()  # arrays that somebody holds the address of
-        self._hosts: dict[int, Bound] = {}
+        self._hosts: dict[int, tuple[Bound, list[tuple[Any, str]]]] = {}
         if not self._bind_hosts(fragments):
             self.machine = Machine(program, samples, once.cells, fragments)
         self.packed = packed_rooms(plan, samples)
@@ -126,22 +126,35 @@ class State:
         assert isinstance(x, Refs)
         assert isinstance(y, Refs)
         names = [*x.names, *y.names]
-        if any(not _whole_type(self.program, name) for name in names):
+        if any(not _is_array(self.program, name) for name in names):
             return False
         arrays = [self._array(name) for name in names]
         fragment: Any = fragments[code.name]
         bound = fragment.bind(arrays[: len(x.names)], arrays[len(x.names) :])
         if bound is None:
             return False
-        self._hosts[id(item)] = bound
+        partly = [name for name in y.names if not self._takes_all(name)]
+        checked = [(self._array(name), self._declared(name).type) for name in partly]
+        self._hosts[id(item)] = bound, checked
         self._stays |= {self.plan.layout.root(name) for name in names}
         return True
 
     def _array(self, name: str) -> Any:
         """A buffer, or a view that only reshapes, as an array [samples, *shape]."""
-        item = self.program.mems.get(name) or self.program.views[name]
+        item = self._declared(name)
         assert item.shape is not None
         return self.flat(self.plan.layout.root(name)).reshape(self.samples, *item.shape)
+
+    def _declared(self, name: str) -> Mem | View:
+        return self.program.mems.get(name) or self.program.views[name]
+
+    def _takes_all(self, name: str) -> bool:
+        """Whether the buffer takes every value of its numpy type."""
+        elem = self._declared(name).type
+        if not is_integer(elem):
+            return True
+        limits: Any = np.iinfo(container(elem))
+        return int_range(elem) == (limits.min, limits.max)
 
     def _parts(self) -> Iterator[_Table | Convert | Item]:
         """The items, those of kernels that follow each other as one table."""
@@ -289,12 +302,14 @@ class State:
 
     def _otherwise(self, item: Item, number: int, ones: Ones) -> None:
         """An item without kernels: a host fragment, or the reference's effects."""
-        bound = self._hosts.get(id(item)) if self.machine is None else None
-        if bound is None:
+        if self.machine is not None or id(item) not in self._hosts:
             self._by_reference(item, ones)
             return
+        bound, checked = self._hosts[id(item)]
         try:
             bound.run(number)
+            for array, elem in checked:
+                exact(array[:number], elem)
         except (CompileError, Trap):
             raise Failed from None
 
@@ -327,18 +342,13 @@ class State:
         return found
 
 
-def _whole_type(program: Program, name: str) -> bool:
-    """Whether a buffer, or a view that only reshapes one, takes every value of its numpy type."""
+def _is_array(program: Program, name: str) -> bool:
+    """Whether a buffer, or a view that only reshapes one, holds numbers."""
     mem = program.mems.get(name)
     if mem is None:
         view = program.views[name]
-        return view.perm is None and _whole_type(program, view.source)
-    if mem.shape is None or mem.type == "str":
-        return False
-    if not is_integer(mem.type):
-        return True
-    limits: Any = np.iinfo(container(mem.type))
-    return int_range(mem.type) == (limits.min, limits.max)
+        return view.perm is None and _is_array(program, view.source)
+    return mem.shape is not None and mem.type != "str"
 
 
 def _split(number: int, parts: int, unit: int) -> Sequence[int]:
