@@ -14,7 +14,7 @@ from random_mutations import bodies, copied, with_var
 
 from cimc.errors import CompileError
 from cimc.isa.check import check
-from cimc.isa.program import Affine, Loop, Mem, Ref, Refs, View, Win, walk
+from cimc.isa.program import Affine, Loop, Mem, Ref, Refs, Remap, View, Win, walk
 
 
 def reduced(case, fails, tries=600):
@@ -51,6 +51,10 @@ def _changes(case):
     if case.tiles is not None:
         yield partial(replace, case, tiles=None)
     yield partial(_unused, case)
+    for remap in program.remaps:
+        yield _with(case, lambda p, r=remap: p.decls.remove(r))
+    if program.remaps:
+        yield partial(_unmapped, case)
     for number in range(len(program.sections)):
         yield _with(case, lambda p, n=number: p.sections.pop(n))
     for s, section in enumerate(program.sections):
@@ -66,6 +70,11 @@ def _changes(case):
                 continue
             for name in item.opts:
                 yield _with(case, lambda p, b=b, n=number, o=name: _body(p, b)[n].opts.pop(o))
+
+
+def _unmapped(case):
+    decls = [d for d in case.program.decls if not isinstance(d, Remap)]
+    return replace(case, program=replace(case.program, decls=decls))
 
 
 def _with(case, change):
