@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cimc.sim.packed.jit import compiled
-from cimc.sim.packed.terms import FIELDS, LATCHES, OPS
+from cimc.sim.packed.loads import FIELDS, LATCHES, OPS
 
 Ints = npt.NDArray[np.int64]
 Matrix = npt.NDArray[np.int32]

@@ -21,9 +21,10 @@ from cimc.sim.packed.elements import BIT, BYTE, TERN
 from cimc.sim.packed.flow import Flow, Refused
 from cimc.sim.packed.jit import Kernel
 from cimc.sim.packed.layout import Slot
+from cimc.sim.packed.loads import TERM, Source
 from cimc.sim.packed.source import Taps, kinds, taps
 from cimc.sim.packed.step import Step
-from cimc.sim.packed.terms import TERM, Reader, Source
+from cimc.sim.packed.terms import Reader
 
 Ints = npt.NDArray[np.int64]
 Terms = npt.NDArray[np.void]

@@ -12,7 +12,7 @@ from cimc.isa.geometry import win_taps, window_index
 from cimc.isa.program import Win
 from cimc.sim.packed.flow import Refused
 from cimc.sim.packed.layout import Access
-from cimc.sim.packed.terms import Source
+from cimc.sim.packed.loads import Source
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

@@ -18,7 +18,8 @@ from cimc.isa.loops import values
 from cimc.isa.program import Affine, Ref
 from cimc.sim.packed.context import Context, together
 from cimc.sim.packed.flow import Refused, Site
-from cimc.sim.packed.terms import Source, Sum
+from cimc.sim.packed.loads import Source
+from cimc.sim.packed.terms import Sum
 
 Ints = npt.NDArray[np.int64]
 Terms = npt.NDArray[np.void]

@@ -23,11 +23,11 @@ from cimc.sim.packed.elements import BIT, BYTE, FIELDS, TERN
 from cimc.sim.packed.finish import Outcome, finish
 from cimc.sim.packed.flow import Refused
 from cimc.sim.packed.layout import Access, Slot
+from cimc.sim.packed.loads import Source
 from cimc.sim.packed.parameters import P
 from cimc.sim.packed.source import Taps, kinds, taps
 from cimc.sim.packed.step import Step
 from cimc.sim.packed.stores import Out, Part, Target, groups, parts_of
-from cimc.sim.packed.terms import Source
 
 Ints = npt.NDArray[np.int64]
 

@@ -1,15 +1,12 @@
 """What a store stores, as a sum of terms: one for each read of rows that went into it.
 
 Second step of the analysis. Every iteration of the inner loops becomes a row of a table, so that
-a layer of thousands of reads takes as long as one of a few. A *term* says: to accumulators
-[acc, acc + n) add coef times the ones that `op` finds in rows [row, row + n) of a tile, against
-bit plane `plane` of the columns [k, k + size) of what was loaded, which lie from tile column
-`col` on. Knows nothing of cells, samples or kernels.
+a layer of thousands of reads takes as long as one of a few. What a term is, loads.py says. Knows
+nothing of cells, samples or kernels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,36 +14,23 @@ import numpy.typing as npt
 
 from cimc.isa.geometry import win_columns
 from cimc.isa.loops import iterations, values
-from cimc.isa.program import Affine, Instr, Program, Range, Ref, Reg, Rows, Win
+from cimc.isa.program import Affine, Instr, Program, Range, Ref, Reg, Rows
 from cimc.sim.packed.flow import Flow, Path, Refused, Site, inside, register
+from cimc.sim.packed.loads import (
+    OPS,
+    TERM,
+    Load,
+    Source,
+    Terms,
+    by_group,
+    fill_columns,
+    new_terms,
+)
 
 Ints = npt.NDArray[np.int64]
-Terms = npt.NDArray[np.void]
 Env = dict[str, Ints]
 
-FIELDS = (
-    "out", "acc", "n", "coef", "op", "latch", "plane", "group", "k", "size", "tile", "row", "col",
-    "factor",
-)  # fmt: skip
-TERM = np.dtype([(name, np.int64) for name in FIELDS])
-"""`out`: the iteration of the loops around the store. `factor`: which table of factors multiplies
-it, one factor for each accumulator, or -1."""
-
-OPS = {"and": 0, "nand": 1, "or": 2, "xor": 3, "ones": 4, "valid": 5}
-LATCHES = {"bits": 0, "one": 1, "zero": 2}
 MAX_TERMS = 1 << 20
-
-
-@dataclass(frozen=True)
-class Source:
-    """What the latches of a loop load from: a window of a buffer, or channels [lo, lo + size) of
-    its vectors; what taps outside hold (None: they are not valid)."""
-
-    buffer: str
-    win: Win | None = field(hash=False)
-    lo: int
-    size: int  # K: columns of a group, or channels of the vector
-    pad: int | Ref | None = None
 
 
 @dataclass
@@ -80,26 +64,6 @@ class Sum:
     addends: list[Addends] = field(default_factory=list)
     scaled: list[Scaled] = field(default_factory=list)
     factors: list[tuple[str, Ints]] = field(default_factory=list)  # data, start by iteration
-
-
-@dataclass
-class Load:
-    """A load with its values in every iteration."""
-
-    source: Source
-    position: Affine
-    latch: str
-    seg: Ints
-    plane: Ints
-    group: Ints
-    col: Ints
-    width: int = 0  # of a segment of a vector
-    piece: tuple[Ints, Ints, Ints, Ints] | None = None  # one group of a pack
-
-    def repeat(self, times: int) -> Load:
-        """The load with each iteration `times` times."""
-        parts = [np.repeat(a, times) for a in (self.seg, self.plane, self.group, self.col)]
-        return replace(self, seg=parts[0], plane=parts[1], group=parts[2], col=parts[3])
 
 
 class Reader:
@@ -208,8 +172,8 @@ class Reader:
         """`%x.valid` or `%x.ones` as terms of all columns that are loaded."""
         load = self.load(self.flow.definition(site, reg.name), count, env)
         self._same_source(found, load.source, load.position)
-        made = _terms(count, OPS["ones" if reg.field == "ones" else "valid"])
-        _columns(made, load, None, self.program.target.cols)
+        made = new_terms(count, OPS["ones" if reg.field == "ones" else "valid"])
+        fill_columns(made, load, None, self.program.target.cols)
         return made
 
     def _popcounts(
@@ -226,14 +190,14 @@ class Reader:
         assert isinstance(cells, Rows)
         load = self.load(self.flow.definition(read, register(read, 2).name), count, env)
         self._same_source(found, load.source, load.position)
-        made = _terms(count, OPS[read.op.split(".")[1]])
+        made = new_terms(count, OPS[read.op.split(".")[1]])
         made["tile"] = self.values(cells.tile, env, count)
         made["row"] = self.values(cells.range.start, env, count) + row
         cols = self._cols(read, env, count)
         if not width.any():
             made["row"] += start
             made["acc"], made["n"] = acc, n
-            _columns(made, load, cols, self.program.target.cols)
+            fill_columns(made, load, cols, self.program.target.cols)
             return made
         if start.any() or (n % np.maximum(1, rows)).any():
             raise Refused("a part of the counts of a read that counts by columns")
@@ -249,7 +213,7 @@ class Reader:
         if cols is not None:
             low, high = (np.maximum(low, np.repeat(cols[0], parts)),
                          np.minimum(high, np.repeat(cols[1], parts)))  # fmt: skip
-        _columns(made, load.repeat(parts), (low, high), self.program.target.cols)
+        fill_columns(made, load.repeat(parts), (low, high), self.program.target.cols)
         return made
 
     def reads(self, site: Site) -> tuple[Load, Terms]:
@@ -258,11 +222,11 @@ class Reader:
         load = self.load(self.flow.definition(site, register(site, 2).name), count, env)
         cells = site.instr.args[1]
         assert isinstance(cells, Rows)
-        made = _terms(count, OPS[site.op.split(".")[1]])
+        made = new_terms(count, OPS[site.op.split(".")[1]])
         made["out"], made["coef"] = np.arange(count), 1
         made["tile"] = self.values(cells.tile, env, count)
         made["row"], made["n"] = self._span(cells.range, env, count)
-        split = _by_group(made, load, self._cols(site, env, count), self.program.target.cols)
+        split = by_group(made, load, self._cols(site, env, count), self.program.target.cols)
         return load, split
 
     def load(self, site: Site, count: int, env: Env) -> Load:
@@ -364,12 +328,6 @@ def _affine(instr: Instr, name: str) -> Affine:
     return value
 
 
-def _terms(count: int, op: int) -> Terms:
-    made = np.zeros(count, TERM)
-    made["op"], made["factor"] = op, -1
-    return made
-
-
 def _outer(path: Path, outer: Path, outs: int) -> Ints:
     """The iteration of the loops `outer` in each iteration of `path`, which stands in them."""
     assert inside(path, outer)
@@ -415,52 +373,3 @@ def _clip_terms(terms: Terms, found: Sum) -> Terms:
     terms["acc"], terms["n"] = first - lo, last - first
     kept: Terms = terms[(last > first) & (terms["size"] > 0)]
     return kept
-
-
-# -- columns ---------------------------------------------------------------------------
-
-
-def _columns(made: Terms, load: Load, cols: tuple[Ints, Ints] | None, columns: int) -> None:
-    """Fill in which columns each term counts: those that are loaded and in `cols`."""
-    pieces = list(_loaded(load, columns))
-    low, high = cols if cols is not None else (np.zeros(len(made), np.int64), None)
-    covered = np.zeros(len(made), np.int64)
-    made["latch"], made["plane"] = LATCHES[load.latch], load.plane
-    for group, k, col, size in pieces:
-        first = np.maximum(col, low)
-        last = col + size if high is None else np.minimum(col + size, high)
-        some = last > first
-        covered += some
-        for name, value in (("group", group), ("k", k + first - col), ("col", first),
-                            ("size", last - first)):  # fmt: skip
-            made[name] = np.where(some, value, made[name])
-    if (covered > 1).any():
-        raise Refused("a count over several groups of a window")
-
-
-def _by_group(made: Terms, load: Load, cols: tuple[Ints, Ints] | None, columns: int) -> Terms:
-    """A term for each group that a read finds loaded."""
-    found = []
-    for piece in _loaded(load, columns):
-        part = made.copy()
-        _columns(part, replace(load, piece=piece), cols, columns)
-        found.append(part[part["size"] > 0])
-    return np.concatenate(found) if found else made[:0]
-
-
-def _loaded(load: Load, columns: int) -> Sequence[tuple[Ints, Ints, Ints, Ints]]:
-    """(group, first column of it, tile column, number) of each run that is loaded."""
-    if load.piece is not None:
-        return [load.piece]
-    source = load.source
-    seg = load.width if source.win is None else source.win.seg
-    start = load.seg * seg
-    size = np.minimum(seg or source.size, source.size - start)
-    if source.win is None or source.win.pack == 1:
-        return [(load.group, start, load.col, size)]
-    first = load.group * source.win.pack
-    pieces = []
-    for i in range(source.win.pack):
-        there = first + i < source.win.groups
-        pieces.append((first + i, start, load.col + i * size, np.where(there, size, 0)))
-    return pieces
