@@ -85,7 +85,9 @@ def compiled(function: F) -> F:
 
 def inlined(function: F) -> F:
     """A helper that only kernels call."""
-    found: F = numba.jit(**_OPTIONS)(function)
+    # nobody calls it from outside of compiled code
+    alone = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False}
+    found: F = numba.jit(**_OPTIONS, **alone)(function)
     return found
 
 
