@@ -11,8 +11,10 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, wraps
 from pathlib import Path
+from pickle import UnpicklingError
+from tempfile import TemporaryFile
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -25,13 +27,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 _SIGNATURE = "int64(int64, int64, int64, int64, int64, int64)"
 _OPTIONS: dict[str, Any] = {"nopython": True, "nogil": True, "error_model": "numpy"}
 _LOCK = Lock()
+_DAMAGED = (UnpicklingError, EOFError, KeyError, ValueError, AttributeError, ImportError)
 
 
 @lru_cache(maxsize=1)
 def features() -> frozenset[str]:
     """What this processor can do, by LLVM's names, such as `avx512vpopcntdq`."""
-    found = llvm.get_host_cpu_features()
-    wanted = numba.config.CPU_FEATURES
+    named, wanted = numba.config.CPU_NAME, numba.config.CPU_FEATURES
+    # numba takes the host's features only where no others are listed for a named processor
+    found = llvm.get_host_cpu_features() if named is None or wanted is None else {}
     if wanted:
         found.update({name[1:]: name[0] == "+" for name in wanted.split(",") if name})
     return frozenset(name for name, has in found.items() if has)
@@ -78,9 +82,19 @@ class Kernel:
 
 
 def compiled(function: F) -> F:
-    """A function of arrays and numbers, compiled for the types it meets."""
-    found: F = _cached(numba.jit(cache=True, **_OPTIONS), function)
-    return found
+    """A function of arrays and numbers, compiled for the types it meets; called from Python."""
+    held: list[Any] = [_cached(numba.jit(cache=True, **_OPTIONS), function)]
+
+    @wraps(function)
+    def run(*args: Any) -> Any:
+        try:
+            return held[0](*args)
+        except _DAMAGED:  # a file of the cache: compile again, and leave it alone
+            held[0] = numba.jit(**_OPTIONS)(function)
+            return held[0](*args)
+
+    found: Any = run
+    return found  # type: ignore[no-any-return]
 
 
 def inlined(function: F) -> F:
@@ -92,19 +106,34 @@ def inlined(function: F) -> F:
 
 
 def _cached(compile_: Callable[[Any], Any], function: Any) -> Any:
-    """Compile with numba's cache in our folder, or without one where it can't be written."""
+    """Compile with numba's cache in our folder, or without one where it can't be used."""
+    plain = numba.jit(**_OPTIONS)
+    if compile_.__qualname__.startswith("cfunc"):
+        plain = numba.cfunc(_SIGNATURE, **_OPTIONS)
+    folder = _writable()
+    if folder is None:
+        return plain(function)
     before = numba.config.CACHE_DIR
     try:
-        folder = cache_folder()
-        folder.mkdir(parents=True, exist_ok=True)
         numba.config.CACHE_DIR = str(folder)
         return compile_(function)
-    except (OSError, RuntimeError):  # no folder of the user's, or a read-only one
-        if compile_.__qualname__.startswith("cfunc"):
-            return numba.cfunc(_SIGNATURE, **_OPTIONS)(function)
-        return numba.jit(**_OPTIONS)(function)
+    except (OSError, RuntimeError, *_DAMAGED):
+        return plain(function)
     finally:
         numba.config.CACHE_DIR = before
+
+
+@lru_cache(maxsize=1)
+def _writable() -> Path | None:
+    """The cache folder, if files can be made in it: numba would quietly take another one, whose
+    files don't know of our other sources."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return None
 
 
 @lru_cache(maxsize=1)

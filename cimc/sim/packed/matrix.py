@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cimc.sim.packed.jit import compiled
+from cimc.sim.packed.jit import compiled, inlined
 from cimc.sim.packed.loads import FIELDS, LATCHES, OPS
 
 Ints = npt.NDArray[np.int64]
@@ -56,6 +56,28 @@ def matrices(
     return v, u
 
 
+@inlined
+def _shares(op, latch):  # type: ignore[no-untyped-def]
+    """What a term gives: b w, b, v w and v times these numbers."""
+    if op == 0:
+        bw, b, vw, one = 1, 0, 0, 0
+    elif op == 1:
+        bw, b, vw, one = -1, 0, 0, 1
+    elif op == 2:
+        bw, b, vw, one = -1, 1, 1, 0
+    elif op == 3:
+        bw, b, vw, one = -2, 1, 1, 0
+    elif op == 4:
+        bw, b, vw, one = 0, 1, 0, 0
+    else:
+        bw, b, vw, one = 0, 0, 0, 1
+    if latch == 1:  # b = v
+        return 0, 0, vw + bw, one + b
+    if latch == 2:  # b = 0
+        return 0, 0, vw, one
+    return bw, b, vw, one
+
+
 @compiled
 def _add(terms, cells, mapped, maps, factors, together, v, u):  # type: ignore[no-untyped-def]
     for t in range(terms.shape[0]):
@@ -85,28 +107,6 @@ def _add(terms, cells, mapped, maps, factors, together, v, u):  # type: ignore[n
                         v[m, k + i + j] += times * (b + bw * w)
                         u[m, k + i + j] += times * (one + vw * w)
                 i += number
-
-
-@compiled
-def _shares(op, latch):  # type: ignore[no-untyped-def]
-    """What a term gives: b w, b, v w and v times these numbers."""
-    if op == 0:
-        bw, b, vw, one = 1, 0, 0, 0
-    elif op == 1:
-        bw, b, vw, one = -1, 0, 0, 1
-    elif op == 2:
-        bw, b, vw, one = -1, 1, 1, 0
-    elif op == 3:
-        bw, b, vw, one = -2, 1, 1, 0
-    elif op == 4:
-        bw, b, vw, one = 0, 1, 0, 0
-    else:
-        bw, b, vw, one = 0, 0, 0, 1
-    if latch == 1:  # b = v
-        return 0, 0, vw + bw, one + b
-    if latch == 2:  # b = 0
-        return 0, 0, vw, one
-    return bw, b, vw, one
 
 
 def uses_valid(terms: npt.NDArray[np.void]) -> npt.NDArray[np.bool_]:
