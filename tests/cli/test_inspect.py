@@ -70,6 +70,32 @@ def test_files(program: Path, tmp_path: Path) -> None:
     assert [layer["name"] for layer in found["layers"]][-1] == "host1"
 
 
+def test_ways_of_the_engine(program: Path, tmp_path: Path) -> None:
+    numbers = tmp_path / "plan.json"
+    output = _output(program, "--engine", "--json", numbers)
+    assert "How the packed engine runs .infer" in output
+    assert "popcount xor" in output
+    assert "a host fragment" in output
+    assert "How the packed engine" not in _output(program)
+    found = json.loads(numbers.read_text())["engine"]
+    assert found["contract"] is True
+    assert [item["how"] for item in found["items"]] == ["packed"] * (len(found["items"]) - 1) + [
+        "host"
+    ]
+    assert found["conversions"][0]["to"] == "packed"
+
+
+def test_ways_without_contraction() -> None:
+    mnist = DIGITS.parents[1] / "mnist" / "mnist_int8.onnx"
+    assert "product of bytes" in _output(mnist, "--engine")
+    output = _output(mnist, "--engine", "--no-contract")
+    assert "64 x popcount and" in output
+    assert "product of bytes" not in output
+    result = _inspect(mnist, "--no-contract")
+    assert result.exit_code == 2
+    assert "--no-contract changes what --engine shows: give both" in result.output
+
+
 def test_reasons_of_the_host() -> None:
     mnist = DIGITS.parents[1] / "mnist" / "mnist_bnn.onnx"
     output = _output(mnist, "-p", "exact")

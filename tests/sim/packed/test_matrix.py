@@ -5,7 +5,7 @@ import pytest
 
 from cimc.sim.packed import matrix
 from cimc.sim.packed.matrix import Cells
-from cimc.sim.packed.terms import LATCHES, OPS, TERM
+from cimc.sim.packed.loads import LATCHES, OPS, TERM
 
 RNG = np.random.default_rng(5)
 TILES, ROWS, COLS, CHANNELS, K = 3, 12, 100, 6, 70
