@@ -28,7 +28,7 @@ from cimc.sim.packed.rooms import room_bytes
 from cimc.sim.packed.state import Failed, Ones, State
 from cimc.sim.reference import Progress, Result, host_fragments, refuse, run_section
 
-_CHUNK_BYTES = 4 << 20  # buffers of a chunk: what stays in a second- or third-level cache
+_CHUNK_BYTES = 768 << 10  # buffers of a chunk: what stays in a second-level cache
 _MOST_SAMPLES = 256
 
 

@@ -273,33 +273,41 @@ def pool(p: int, scratch: int, first: int, last: int, low: int, high: int) -> in
     """The largest of each byte of a position, or all bits together (C is 1), where they lie
     together: A int32 [positions, B], the first byte of each tap or -1; CHANNELS counts bytes."""
     positions, size, taps = get_i64(p + _POSITIONS), get_i64(p + _CHANNELS), get_i64(p + _B)
-    vecs, bits = (size + 15) >> 4, get_i64(p + _C)
-    held = scratch + 8 * taps
-    for row in range(first, last):
-        sample = row // positions
-        position = row - sample * positions
-        out, x = _base(p + _OUT, sample), _base(p + _X, sample)
-        at = get_i64(p + _A) + 4 * taps * position
-        number = 0
-        for t in range(taps):
-            place = get_i32(at + 4 * t)
-            if place >= 0:
-                put_i64(scratch + 8 * number, x + place)
-                number += 1
-        to = out + _first(p + _OUT, position)
+    vecs, bits, places = (size + 15) >> 4, get_i64(p + _C), get_i64(p + _A)
+    held, to_at = scratch + 8 * taps, get_i64(p + _OUT + 8 * AT)
+    sample = first // positions
+    position = first - sample * positions
+    out, x = _base(p + _OUT, sample), _base(p + _X, sample)
+    out_step, x_step = get_i64(p + _OUT + 8 * STEP), get_i64(p + _X + 8 * STEP)
+    for _ in range(first, last):
+        at, to = places + 4 * taps * position, out + get_i32(to_at + 4 * position)
         if bits and (size == 4 or size == 8):
             found = 0
-            for t in range(number):
-                found |= get_i64(get_i64(scratch + 8 * t))
+            for t in range(taps):
+                place = get_i32(at + 4 * t)
+                if place >= 0:
+                    found |= get_i64(x + place)
             if size == 4:
                 put_u32(to, found)
             else:
                 put_i64(to, found)
-        elif size & 15 == 0:
-            _fold(bits, scratch, number, vecs, to)
         else:
-            _fold(bits, scratch, number, vecs, held)
-            copy_bytes(to, held, size)
+            number = 0
+            for t in range(taps):
+                place = get_i32(at + 4 * t)
+                if place >= 0:
+                    put_i64(scratch + 8 * number, x + place)
+                    number += 1
+            if size & 15 == 0:
+                _fold(bits, scratch, number, vecs, to)
+            else:
+                _fold(bits, scratch, number, vecs, held)
+                copy_bytes(to, held, size)
+        position += 1
+        if position == positions:
+            position = 0
+            out += out_step
+            x += x_step
     return 0
 
 
