@@ -112,3 +112,11 @@ def test_processes_share_the_folder(tmp_path):
     assert not list(tmp_path.rglob("*tmp*"))
     _finish(_start(tmp_path))
     assert _files(tmp_path) == made
+
+
+@pytest.mark.slow
+def test_damaged_files_are_no_error(tmp_path):
+    _finish(_start(tmp_path))
+    for path in tmp_path.rglob("*.nbc"):
+        path.write_bytes(path.read_bytes()[:100])
+    _finish(_start(tmp_path))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cimc.sim.packed import matrix
-from cimc.sim.packed.matrix import Cells
 from cimc.sim.packed.loads import LATCHES, OPS, TERM
+from cimc.sim.packed.matrix import Cells
 
 RNG = np.random.default_rng(5)
 TILES, ROWS, COLS, CHANNELS, K = 3, 12, 100, 6, 70
@@ -133,7 +133,7 @@ def test_planes_that_are_missing():
     assert not matrix.planes_alike(terms[:0], SIGNED)
 
 
-RANGES = [(0, 1), (-1, 1), (-128, 127), (-129, 127), (0, 255), (-(1 << 15), 1 << 15),
+RANGES = [(0, 1), (-1, 1), (-128, 127), (-129, 127), (-3, 128), (0, 255), (-(1 << 15), 1 << 15),
           (-(1 << 31), (1 << 31) - 1)]  # fmt: skip
 
 
