@@ -77,6 +77,9 @@ def _thresholds(wild, scope, elem, size, kind):
     if is_integer(kind) and draw.chance(0.8):
         low, high = int_range(kind)
         limits = np.clip(draw.arrays.integers(-40, 60, shape), low, high).astype(limits.dtype)
+        if kind == "i64" and draw.chance(0.2):  # ends of 32 bits, and one beyond
+            ends = [n + k for n in (1 << 31, -1 << 31, 1 << 32) for k in (-1, 0, 1)]
+            limits = draw.arrays.choice(np.array(ends), shape)
         if draw.chance(0.8):
             limits = np.sort(limits, axis=-1) if len(shape) == 2 else limits
     ref = Ref(wild.constant(kind, limits), None, wild.ranges(scope, size + more, size))
@@ -169,7 +172,7 @@ def _add(wild, scope):
 
 def _ge(wild, scope):
     ref, elem, size = _source(wild, scope)
-    kind = elem if is_float(elem) else wild.draw.choice(["i32", "i16", elem])
+    kind = elem if is_float(elem) else wild.draw.choice(["i32", "i16", "i64", elem])
     into = wild.draw.choice(_LEVELS)
     th, opts = _thresholds(wild, scope, into, size, kind)
     return Instr("pp.ge", (wild.place(scope, into, size), ref, th), opts)
