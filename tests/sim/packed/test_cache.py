@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pytest
 
@@ -84,17 +85,35 @@ def test_no_folder_at_all(tmp_path):
     assert taken.read_text() == ""
 
 
+@pytest.fixture
+def _fresh():
+    """What is known of the folder is forgotten, before and after."""
+    jit._writable.cache_clear()
+    yield
+    jit._writable.cache_clear()
+
+
+@pytest.mark.usefixtures("_fresh")
 def test_a_folder_that_cannot_be_written(monkeypatch, tmp_path):
     """Code is kept in our folder or not at all: beside the sources, numba would take it for new
     as long as the one file with the function is the same."""
     monkeypatch.setenv("CIMC_CACHE_DIR", str(tmp_path))
     jit.cache_folder().mkdir(parents=True)
     jit.cache_folder().chmod(0o500)
-    if os.access(jit.cache_folder(), os.W_OK):
-        pytest.skip("permissions don't hold for this user")
-    made = jit.compiled(_nothing)
-    assert made() == 5
-    assert not list(Path(__file__).parent.rglob("*_nothing*.nbi"))
+    if os.access(jit.cache_folder(), os.W_OK):  # permissions don't hold for this user
+        monkeypatch.setattr(jit, "TemporaryFile", _refused)
+    assert jit.compiled(_nothing)() == 5
+    kept = [*tmp_path.rglob("*.nbi"), *Path(__file__).parent.rglob("*_nothing*.nbi")]
+    assert kept == []
+    monkeypatch.setattr(jit, "TemporaryFile", TemporaryFile)
+    jit.cache_folder().chmod(0o700)
+    jit._writable.cache_clear()
+    assert jit.compiled(_nothing)() == 5
+    assert len(list(tmp_path.rglob("*_nothing*.nbi"))) == 1
+
+
+def _refused(**_):
+    raise PermissionError
 
 
 def _nothing():
