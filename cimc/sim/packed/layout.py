@@ -235,8 +235,3 @@ class Layout:
         plain = np.arange(slot.elements).reshape(index.shape)
         found = None if np.array_equal(index, plain) else index
         return Access(slot, positions, channels, found, buffer.shape)
-
-
-def flat_values(elem: str, samples: int, elements: int) -> Values:
-    """Room for the values of a buffer in the order that the reference interpreter has."""
-    return np.zeros((samples, elements), dtype=container(elem))

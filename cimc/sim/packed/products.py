@@ -223,39 +223,34 @@ _and_signs82, _and_signs81, _and_signs12, _and_signs11 = (
 
 
 @inlined
-def _eight(op: int, two: int, rows: int, weights: int, words: int, coef: int, froms: int,
-           offset: int, sums: int) -> None:  # fmt: skip
-    """Eight rows by one or two vectors."""
+def _sums(op: int, two: int, eight: int, rows: int, weights: int, words: int, coef: int,
+          froms: int, offset: int, sums: int) -> None:  # fmt: skip
+    """Eight rows, or one, by one or two vectors."""
     if op == XOR:
-        if two == 2:
-            _xor82(rows, weights, words, coef, froms, offset, sums, PAIR)
-        else:
-            _xor81(rows, weights, words, coef, froms, offset, sums, PAIR)
-    elif op == AND:
-        if two == 2:
-            _and82(rows, weights, words, coef, froms, offset, sums, PAIR)
-        else:
-            _and81(rows, weights, words, coef, froms, offset, sums, PAIR)
-    elif two == 2:
-        _dot82(rows, weights, words, coef, froms, offset, sums, PAIR)
-    else:
-        _dot81(rows, weights, words, coef, froms, offset, sums, PAIR)
-
-
-@inlined
-def _one(op: int, two: int, rows: int, weights: int, words: int, coef: int, froms: int,
-         offset: int, sums: int) -> None:  # fmt: skip
-    """One row by one or two vectors."""
-    if op == XOR:
-        if two == 2:
+        if eight:
+            if two == 2:
+                _xor82(rows, weights, words, coef, froms, offset, sums, PAIR)
+            else:
+                _xor81(rows, weights, words, coef, froms, offset, sums, PAIR)
+        elif two == 2:
             _xor12(rows, weights, words, coef, froms, offset, sums, PAIR)
         else:
             _xor11(rows, weights, words, coef, froms, offset, sums, PAIR)
     elif op == AND:
-        if two == 2:
+        if eight:
+            if two == 2:
+                _and82(rows, weights, words, coef, froms, offset, sums, PAIR)
+            else:
+                _and81(rows, weights, words, coef, froms, offset, sums, PAIR)
+        elif two == 2:
             _and12(rows, weights, words, coef, froms, offset, sums, PAIR)
         else:
             _and11(rows, weights, words, coef, froms, offset, sums, PAIR)
+    elif eight:
+        if two == 2:
+            _dot82(rows, weights, words, coef, froms, offset, sums, PAIR)
+        else:
+            _dot81(rows, weights, words, coef, froms, offset, sums, PAIR)
     elif two == 2:
         _dot12(rows, weights, words, coef, froms, offset, sums, PAIR)
     else:
@@ -293,16 +288,11 @@ def product(p: int, scratch: int, first: int, last: int, low: int, high: int) ->
                     for i in range(end - row):
                         put_i64(froms + 8 * i, sums + PAIR * i)
                 i = 0
-                while i + 8 <= end - row:
-                    j = 8 * i
-                    _eight(op, two, table + j, weights, words, coef, froms + j, offset,
-                           sums + PAIR * i)  # fmt: skip
-                    i += 8
                 while i < end - row:
-                    j = 8 * i
-                    _one(op, two, table + j, weights, words, coef, froms + j, offset,
-                         sums + PAIR * i)  # fmt: skip
-                    i += 1
+                    eight, j = 1 if i + 8 <= end - row else 0, 8 * i
+                    _sums(op, two, eight, table + j, weights, words, coef, froms + j, offset,
+                          sums + PAIR * i)  # fmt: skip
+                    i += 8 if eight else 1
             _scale_rows(p, row, end, vec, two, sums)
             bad += _finish_rows(p, row, end, vec, two, sums, outs, held)
     return bad

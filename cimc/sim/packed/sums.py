@@ -199,19 +199,14 @@ def _inputs(
     step.work = len(ctx.values) * part.size * places.columns
     if product:
         by_plane[0] //= worth(slot.elem)[0]  # i1: its one bit counts -1
-    if product and depthwise:
-        _depthwise(step, by_plane[0], places, slot)
         low = slot.format.low * by_plane[0].sum(axis=1, dtype=np.int64)
         outcome.start = outcome.start + low
         outcome.matrices = [(by_plane[0], 0, slot.format.codes - 1)]
         step.unit = "byte"
-        return outcome
-    if product:
-        _bytes(step, by_plane[0], places, access)
-        low = slot.format.low * by_plane[0].sum(axis=1, dtype=np.int64)
-        outcome.start = outcome.start + low
-        outcome.matrices = [(by_plane[0], 0, slot.format.codes - 1)]
-        step.unit = "byte"
+        if depthwise:
+            _depthwise(step, by_plane[0], places)
+        else:
+            _bytes(step, by_plane[0], places)
         return outcome
     if slot.format.kind == TERN:
         by_plane = {0: by_plane.get(0, np.zeros(shape, np.int32))}
@@ -368,7 +363,7 @@ def _groups(step: Step, groups: list[tuple[int, int, int, npt.NDArray[np.uint32]
     step.params[P.GROUP_TABLE] = step.address(table)
 
 
-def _bytes(step: Step, v: matrix.Matrix, places: Taps, access: Access) -> None:
+def _bytes(step: Step, v: matrix.Matrix, places: Taps) -> None:
     """A product of bytes."""
     p, words = step.params, -(-places.columns // 4)
     vecs = int(p[P.VECS])
@@ -380,7 +375,7 @@ def _bytes(step: Step, v: matrix.Matrix, places: Taps, access: Access) -> None:
     p[P.OP] = parameters.DOT
 
 
-def _depthwise(step: Step, v: matrix.Matrix, places: Taps, slot: Slot) -> None:
+def _depthwise(step: Step, v: matrix.Matrix, places: Taps) -> None:
     """Channel c reads element c behind the first of each tap."""
     p = step.params
     number = v.shape[1]
