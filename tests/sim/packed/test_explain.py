@@ -27,6 +27,7 @@ HEAD = """.cim 1
 .mem z u8[1,4,6] output="z" batch=0
 .mem long i64[1,4,6] output="long" batch=0
 .mem mid bip[1,4,6]
+.mem half i16[1,4,6] output="half" batch=0
 .mem zero u8[1] axis=0 input="zero"
 .win near channels=4 kernel=[3] out=[6] strides=[1] pads=[1,1] dilations=[1]
 .win alone channels=4 kernel=[3] out=[6] strides=[1] pads=[1,1] dilations=[1] groups=4
@@ -192,6 +193,37 @@ REFUSED = {  # loop: how it runs, and why
     "not all written": (
         "for q in 0:3\npp.ge mid[q], x[q], ones[0:4]\nend\n"
         + _over_positions("pp.mov y[p], mid[p]\n"), "lanes", "not all of mid has been written"),
+    "halves": (
+        _over_positions(CLEAR, VECTOR, READ, ADD, "st.rq half[p], %a[0:4], scale[0:4]\n"),
+        "lanes", "requantised to more than a byte"),
+    "halves between": (_over_positions("pp.rq half[p], wide[p], scale[0:4]\n"), "lanes",
+                       "requantised to more than a byte"),
+    "wide windows": (_over_positions("pp.sum y[p], wide[p], near\n"), "lanes",
+                     "sums over windows of other than bytes that lie together"),
+    "moving channels": ("for p in 0:4\npp.mov y[0, p +: 1], x[0, p +: 1]\nend\n", "reference",
+                        "channels that change with the outer loop"),
+    "two counts": (
+        _over_positions(VECTOR, READ, "popc %c[0:2], %d[0:2]\npopc %c[2:4], %d[2:4]\n", CLEAR, ADD,
+                        STORE), "lanes", "%c comes from more than one instruction"),
+    "two clears": (
+        _over_positions(VECTOR, READ, "acc.clr %a[2:4]\nacc.clr %a[0:2]\n", ADD, STORE), "lanes",
+        "only a part of %a is cleared"),
+    "inner load": (
+        _over_positions(CLEAR, "for q in 0:2\n", VECTOR, "end\n", READ, ADD, STORE), "lanes",
+        "%x was last written in an inner loop that has ended"),
+    "iteration before": (
+        _over_positions(CLEAR, VECTOR, "for q in 0:2\n", READ, ADD, "ld.vector %x, s[p]\nend\n",
+                        STORE), "lanes", "%x holds something from the iteration before"),
+    "inner stores": (
+        _over_positions(CLEAR, VECTOR, "for q in 0:2\n", READ, ADD, STORE, "end\n"), "lanes",
+        "%a is summed up over iterations of an outer loop"),
+    "filled": (
+        _over_positions(CLEAR, VECTOR, "for q in 0:2\nld.fill %y, %x, value=q\n",
+                        READ.replace("%x", "%y"), ADD, "end\n", STORE), "lanes",
+        "ld.fill with a value that changes"),
+    "inner products": (
+        _over_positions(CLEAR, "for q in 0:2\nacc.mac %a[0:4], zero[0], ones[0:4]\nend\n", STORE),
+        "lanes", "acc.mac in an inner loop"),
 }  # fmt: skip
 
 
