@@ -155,7 +155,9 @@ def _lines(item: ItemWords) -> Iterator[list[str]]:
 
     from cimc.cost.report import quantity
 
-    head = [escape(text) for text in (item.layer, item.item, item.how)]
+    # a host fragment has many buffers with long names: they are in the JSON
+    what = item.item.partition(",")[0] if item.how == "host" else item.item
+    head = [escape(text) for text in (item.layer, what, item.how)]
     if not item.steps:
         yield [*head, "", escape(item.why or "nothing to do"), ""]
     for step in item.steps:
