@@ -9,7 +9,7 @@ from cimc.isa.text import parse
 from cimc.sim.machine import Machine, pack_tiles
 from cimc.sim.packed.elements import BIT, BYTE, TERN, Format
 from cimc.sim.packed.flow import Refused
-from cimc.sim.packed.layout import Layout, Slot, flat_values
+from cimc.sim.packed.layout import Layout, Slot
 
 RNG = np.random.default_rng(11)
 TYPES = ["bip", "tern", *(f"{sign}{bits}" for sign in "ui" for bits in (*range(1, 10), 16, 20, 32))]
@@ -56,7 +56,7 @@ def test_round_trip(elem, shape, axis):
     last = np.moveaxis(flat.reshape(SAMPLES, *shape), 1 + axis, -1).reshape(SAMPLES, -1)
     values = _codes(slot, stored) * slot.format.factor + slot.format.low
     np.testing.assert_array_equal(values, last)
-    found = flat_values(elem, SAMPLES, number)
+    found = np.zeros((SAMPLES, number), container(elem))
     slot.unpack(stored, found)
     np.testing.assert_array_equal(found, flat)
     assert found.dtype == flat.dtype
@@ -75,7 +75,7 @@ def test_copies_where_the_order_is_the_same(elem):
             continue
         slot.copy(flat, values, to_values=True)
         np.testing.assert_array_equal(stored, right)
-        found = flat_values(elem, SAMPLES, 24)
+        found = np.zeros((SAMPLES, 24), container(elem))
         slot.copy(found, values, to_values=False)
         np.testing.assert_array_equal(found, flat)
 
