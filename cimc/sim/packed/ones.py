@@ -217,8 +217,12 @@ class _Weights:
     def _whole(self) -> Step:
         """Bit planes of integers: all with the same weights, or each with its own."""
         form, elements = self.slot.format, self.slot.elements
-        if form.kind == BYTE and self.alike and len(self.planes) > 1:
-            return self._bytes(self.planes[0])
+        size = self.size if self.size >= 16 else elements  # what the kernel takes at a time
+        fits = (
+            np.abs(self.planes.get(0, np.zeros(1))).max(initial=0) * 8 * (size // 16 + 1) < _LIMIT
+        )
+        if form.kind == BYTE and self.alike and len(self.planes) > 1 and fits:
+            return self._bytes(self.planes[0], size)
         numbers = sorted(self.planes)
         weights = np.stack([self.planes[i] for i in numbers], axis=1)
         if np.abs(weights).max(initial=0) >= _LIMIT:
@@ -233,16 +237,11 @@ class _Weights:
         step.work = elements * len(numbers)
         return step
 
-    def _bytes(self, weights: Ints) -> Step:
-        """Weight times ones of each byte; positions with equal weights share them."""
-        if np.abs(weights).max(initial=0) * 8 >= _LIMIT:
-            raise Refused("more ones than 32 bits count")
+    def _bytes(self, weights: Ints, size: int) -> Step:
+        """Weight times ones of each byte; runs of `size` with equal weights share them."""
         step = self._step(pointwise.ones_in_bytes)
-        size, rows = self.size, np.zeros(1, np.int64)
-        kind = rows
-        if size < 16:
-            size = self.slot.elements
-        else:
+        rows = kind = np.zeros(1, np.int64)
+        if size == self.size:
             _, rows, kind = np.unique(self.kind, return_index=True, return_inverse=True)
         wide = np.zeros((len(rows), -(-size // 16) * 16), np.int32)
         wide[:, :size] = weights.reshape(-1, size)[rows]

@@ -237,19 +237,20 @@ def weighted_bits(ctx, bits, weights, vecs):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def weighted_ones(ctx, x, weights, flip, vecs):  # type: ignore[no-untyped-def]
-    """The sum of weight (int32) times the ones of byte ^ flip, over 16 * vecs bytes."""
+    """The sum of weight (int32) times the ones of byte ^ flip, over 16 * vecs bytes; the sum of a
+    lane must fit 32 bits."""
 
     def generate(context, b, signature, args):  # type: ignore[no-untyped-def]
         x, weights, flip, vecs = args
-        wide = ir.VectorType(I64, LANES)
         flips = splat(b, b.trunc(flip, I8), BYTES)
-        total = cgutils.alloca_once_value(b, ir.Constant(wide, None))
+        total = cgutils.alloca_once_value(b, ir.Constant(VEC, None))
         with cgutils.for_range(b, vecs, intp=I64) as loop:
             held = load(b, b.add(x, b.shl(loop.index, ir.Constant(I64, 4))), BYTES, 1)
             ones = b.zext(call(b, "llvm.ctpop.v16i8", BYTES, b.xor(held, flips)), VEC)
             w = load(b, b.add(weights, b.shl(loop.index, ir.Constant(I64, 6))))
-            b.store(b.add(b.load(total), b.sext(b.mul(ones, w), wide)), total)
-        return call(b, "llvm.vector.reduce.add.v16i64", I64, b.load(total))
+            b.store(b.add(b.load(total), b.mul(ones, w)), total)
+        wide = b.sext(b.load(total), ir.VectorType(I64, LANES))
+        return call(b, "llvm.vector.reduce.add.v16i64", I64, wide)
 
     return types.int64(*[types.int64] * 4), generate
 
