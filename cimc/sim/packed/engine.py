@@ -23,7 +23,7 @@ from cimc.sim.counters import Counts, expected_counts, static_counts
 from cimc.sim.feed import Feed, Outputs, Sink, Source
 from cimc.sim.machine import Machine, Tiles, TileState, pack_tiles
 from cimc.sim.packed.matrix import Cells
-from cimc.sim.packed.plan import Convert, Plan, make_plan
+from cimc.sim.packed.plan import Convert, Item, Plan, make_plan
 from cimc.sim.packed.rooms import room_bytes
 from cimc.sim.packed.state import Failed, Ones, State
 from cimc.sim.reference import Progress, Result, host_fragments, refuse, run_section
@@ -288,8 +288,10 @@ def _maps(program: Program, machine: Machine) -> tuple[Any, Any]:
 def _sample_bytes(program: Program, plan: Plan) -> int:
     """Memory of one sample's buffers, packed and flat."""
     flat = [mem for mem in program.mems.values() if mem.shape is not None]
-    if not plan.needs_machine:
+    others = [item for item in plan.items if isinstance(item, Item) and item.how != "packed"]
+    if all(item.how == "host" for item in others):  # no machine with all buffers
         roots = {item.root for item in plan.items if isinstance(item, Convert)}
+        roots = roots.union(*(item.reads | item.writes for item in others))
         flat = [mem for mem in flat if mem.name in roots]
     sizes = [int(np.prod(mem.shape or ())) * container(mem.type).itemsize for mem in flat]
     return room_bytes(plan) + sum(sizes)

@@ -82,11 +82,6 @@ class Plan:
             if isinstance(item, Item):
                 yield from item.steps
 
-    @property
-    def needs_machine(self) -> bool:
-        """Whether anything runs by the reference's effects."""
-        return any(isinstance(item, Item) and item.how != "packed" for item in self.items)
-
 
 def make_plan(
     program: Program,
