@@ -15,6 +15,7 @@ from cimc.sim.packed.elements import (
     FORMAT,
     I32,
     LOW,
+    MOST,
     SECOND,
     STEP,
     STRIDE,
@@ -190,7 +191,9 @@ def _finish_rows(p: int, first: int, last: int, vec: int, vecs: int, sums: int, 
                             get_f32(p + CLAMP_LOW_), get_f32(p + CLAMP_HIGH_),
                             get_i64(p + PLUS_), outs, channel)  # fmt: skip
             return 0
-        if finish == STORE and get_i64(p + OUT_ + 8 * FORMAT) == I32:
+        # i32 takes every sum; i17 to i31 don't
+        every = get_i64(p + OUT_ + 8 * MOST) == (1 << 31) - 1
+        if finish == STORE and every and get_i64(p + OUT_ + 8 * FORMAT) == I32:
             store_rows(sums, last - first, vecs, outs, 4 * channel)
             return 0
     positions, bad = get_i64(p + POSITIONS_), 0
