@@ -36,6 +36,7 @@ MOST_STEPS = 4000  # instructions of one run, so that the reference takes millis
 class Case:
     """A program, its inputs by ONNX name, and the cells to start from (None: all 0).
 
+    made: the call that makes it again.
     plain: how many of its `.infer` loops outside any other stand as the compiler wrote them;
     loops: how many there are."""
 
@@ -43,6 +44,7 @@ class Case:
     feeds: dict[str, np.ndarray]
     tiles: np.ndarray | None
     way: str
+    made: str = ""
     plain: int = 0
     loops: int = 0
 
@@ -72,7 +74,8 @@ def random_case(seed, ways=tuple(WAYS)):
     if draw.chance(0.5 if way in ("apart", "wild") else 0.3):
         tiles = bits(draw, (target.tiles, target.rows, target.cols))
     plain = sum(loop in written for loop in loops)
-    return Case(program, feeds, tiles, way, plain, len(loops))
+    made = f"random_case({seed}, {ways})"
+    return Case(program, feeds, tiles, way, made, plain, len(loops))
 
 
 def steps(program):

@@ -133,7 +133,8 @@ def check_case(case, ways):
 def _fail(case, name, way):
     small = reduced(case, lambda smaller: bool(way(smaller, expected(smaller))))
     words = way(small, expected(small))
-    pytest.fail(f"{name} ({case.way}): {words}\n\n{readable(small.program)}", pytrace=False)
+    text = f"{name}: {words}\n\n{readable(small.program)}\n\ncut down from {case.made}"
+    pytest.fail(text, pytrace=False)
 
 
 def _check_drawn(case):
