@@ -208,7 +208,8 @@ class State:
             else:
                 buffer.flat[...] = value.reshape(len(value), -1)
             return
-        held = value.reshape(len(value), -1)
+        # kernels know where a sample begins; its elements follow each other
+        held = np.ascontiguousarray(value.reshape(len(value), -1))
         if name in self._stays:
             self.flat(name)[:number] = held
         else:
