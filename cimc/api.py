@@ -113,6 +113,7 @@ class Compiled:
         """
         if engine not in ENGINES:
             raise CompileError(f"no engine '{engine}'", help=f"there is {', '.join(ENGINES)}")
+        _check_options(engine, threads, memory)
         if engine == "packed" or count_only:
             made = self.engine(threads=threads, memory=memory, contract=contract)
             result = made.run(
@@ -147,6 +148,18 @@ class Compiled:
     def save(self, path: str | Path) -> None:
         """Write the program as text, whole or not at all."""
         save_program(self.program, Path(path))
+
+
+def _check_options(engine: str, threads: int | None, memory: int | None) -> None:
+    """Raises CompileError for options that mean nothing."""
+    for name, value in (("threads", threads), ("memory", memory)):
+        if value is None:
+            continue
+        if engine != "packed":
+            raise CompileError(f"{name} is an option of the engine packed, not of {engine}")
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            help = "memory is a number of bytes" if name == "memory" else None
+            raise CompileError(f"{name}={value!r}: expected an integer from 1 on", help=help)
 
 
 def read_graph(path: str | Path) -> Graph:

@@ -52,7 +52,7 @@ def test_tour() -> None:
 def test_python() -> None:
     use, _ = PYTHON
     exec(compile(use, "README.md", "exec"), {})
-    assert Path("out.cim").exists()
+    assert Path("wide.cim").exists()
 
 
 def test_pass() -> None:

@@ -43,10 +43,14 @@ def _bar(title: str) -> Iterator[Progress]:
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:,.3g}/s" if task.speed else "")
 
+    class Done(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text("starting" if task.total is None else f"{task.completed}/{task.total}")
+
     columns: tuple[Any, ...] = (
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
+        Done(),
         Rate(),
         Remaining(),
     )

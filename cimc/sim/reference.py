@@ -112,7 +112,13 @@ def refuse(once: Machine, program: Program, feed: Feed, start: int, stop: int) -
         machine = Machine(program, 1, once.cells, once.fragments)
         machine.start_from(once)
         feed.fill(machine, sample)
-        execute(bind(machine, section.layers, Tallies(Tally)), {})
+        try:
+            execute(bind(machine, section.layers, Tallies(Tally)), {})
+        except CompileError as error:
+            if feed.samples == 1:
+                raise
+            message = f"sample {sample}: {error.message}"
+            raise CompileError(message, error.where, error.help) from None
 
 
 def host_fragments(program: Program) -> dict[str, Fragment]:

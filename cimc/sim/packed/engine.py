@@ -76,8 +76,7 @@ class Engine:
         self.fragments = host_fragments(program)
         self._interface = Interface(program.inputs, program.outputs)
         self._ready: _Ready | None = None
-        self._static: tuple[list[tuple[str, str, str]], Any] | None = None
-        self._one: dict[tuple[str, str, str], int] = {}  # counts of one sample
+        self._static: _Static | None = None
         self._states: list[State] = []
         self._pool: ThreadPoolExecutor | None = None
         self._lock = Lock()
@@ -247,20 +246,44 @@ class Engine:
     def _counts(self, ready: _Ready, ones: Ones, samples: int) -> Counts:
         """Static counts from the text, the others as they were found."""
         if self._static is None:
-            table = static_counts(self.program, pulses=False).sections["infer"]
-            numbers = np.array(list(table.values()), object)
-            self._static, self._one = (list(table), numbers), table
-        keys, numbers = self._static
+            self._static = _Static.of(self.program)
         counts = Counts(samples)
         counts.sections["load"] = dict(ready.load.sections["load"])
-        if samples == 1:
-            counts.sections["infer"] = self._one.copy()
-        elif samples:
-            counts.sections["infer"] = dict(zip(keys, (numbers * samples).tolist()))
-        found = {(*key, "ones"): number for key, number in ones.items() if number}
-        if found:
-            counts.sections["infer"] |= found
+        if samples:
+            counts.sections["infer"] = self._static.times(samples, ones)
         return counts
+
+
+class _Static:
+    """The counts of one sample of `.infer`, in the order of the text, with room for `ones`."""
+
+    def __init__(self, table: dict[tuple[str, str, str], int]) -> None:
+        self._table = table
+        self._keys, self._numbers = list(table), np.array(list(table.values()), object)
+        self._ones = [key for key in table if key[2] == "ones"]
+
+    @staticmethod
+    def of(program: Program) -> _Static:
+        table: dict[tuple[str, str, str], int] = {}
+        counted = static_counts(program, pulses=False).sections["infer"]
+        for (layer, op, name), number in counted.items():
+            table[layer, op, name] = number
+            if op.startswith("read.") and name == "bits":
+                table[layer, op, "ones"] = 0
+        return _Static(table)
+
+    def times(self, samples: int, ones: Ones) -> dict[tuple[str, str, str], int]:
+        """The counts of some samples, in which these ones were found."""
+        found = self._table.copy()
+        if samples != 1:
+            found = dict(zip(self._keys, (self._numbers * samples).tolist()))
+        for key in self._ones:
+            number = ones[key[0], key[1]]
+            if number:
+                found[key] = number
+            else:
+                del found[key]
+        return found
 
 
 @dataclass

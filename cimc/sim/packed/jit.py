@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
+import time
 from collections.abc import Callable
 from functools import cached_property, lru_cache, wraps
 from pathlib import Path
@@ -32,6 +34,7 @@ _SOURCES = (
     "pointwise", "products", "turn", "vectors",
 )  # fmt: skip
 """The files whose code goes into kernels."""
+_KEPT_SECONDS = 30 * 24 * 3600
 _DAMAGED = (UnpicklingError, EOFError, KeyError, ValueError, AttributeError, ImportError)
 
 
@@ -135,10 +138,18 @@ def _writable() -> Path | None:
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
+        with TemporaryFile(dir=folder):  # this also says when the folder was last used
+            _forget(folder)
             return folder
     except OSError:
         return None
+
+
+def _forget(folder: Path) -> None:
+    """Remove the kernels of other versions that nobody has used for a month."""
+    for other in folder.parent.glob("kernels-*"):
+        if other != folder and time.time() - other.stat().st_mtime > _KEPT_SECONDS:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 @lru_cache(maxsize=1)
