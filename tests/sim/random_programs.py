@@ -61,7 +61,8 @@ def random_case(seed, ways=tuple(WAYS)):
     way = draw.weighted({name: WAYS[name] for name in ways})
     while True:
         base = _MAKERS[way](draw)
-        program = mutate(draw, base, draw.randint(1, 5)) if way == "mutated" else base
+        changed = way == "mutated" or (way == "apart" and draw.chance(0.3))
+        program = mutate(draw, base, draw.randint(1, 5)) if changed else base
         if _is_valid(program) and steps(program) <= MOST_STEPS:
             break
     written = top_loops(base) if way in ("plain", "mutated") else []

@@ -16,6 +16,7 @@ from random_draws import PLANES, Draw
 from random_programs import cases, instructions, random_case, readable
 
 from cimc.isa.table import TABLE
+from cimc.sim import reference
 from cimc.sim.feed import Feed
 from cimc.sim.packed import state
 from cimc.sim.packed.engine import Engine
@@ -56,6 +57,15 @@ def _again(case, right):
     engine = Engine(case.program)
     outcome(engine.run, case.feeds, tiles=case.tiles)
     return difference(right, outcome(engine.run, case.feeds, tiles=case.tiles))
+
+
+def _resumed(case, right):
+    """A second run goes on from the cells that the first one left, packed as they come."""
+    if right.error:
+        return ""
+    first = packed(case)
+    after = outcome(reference.run, case.program, case.feeds, tiles=right.result.tiles)
+    return difference(after, packed(replace(case, tiles=first.result.state)))
 
 
 def _little_memory(case, right):
@@ -117,6 +127,7 @@ WAYS = {
     "planes kept": lambda case, right: _as_it_is(case, right, contract=False),
     "little memory": _little_memory,
     "run twice": _again,
+    "resumed": _resumed,
     "shuffled": _in_other_order,
     "one by one": _one_by_one,
 }
