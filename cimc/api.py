@@ -104,7 +104,7 @@ class Compiled:
     ) -> RunResult:
         """Run on inputs by ONNX name; several samples along the batch axis.
 
-        threads, memory, contract: see `cimc.sim.packed.engine.Engine`; of the packed engine only.
+        threads, memory, contract: see `cimc.sim.packed.engine.Engine`; other engines ignore them.
         count_only: no values, only counts; those that depend on values are expected ones.
         tiles: cells to start from, as `RunResult.state` or `.tiles`; None: all 0.
         progress: called with (samples done, all samples) now and then.
@@ -113,7 +113,7 @@ class Compiled:
         """
         if engine not in ENGINES:
             raise CompileError(f"no engine '{engine}'", help=f"there is {', '.join(ENGINES)}")
-        _check_options(engine, threads, memory)
+        _check_options(threads, memory)
         if engine == "packed" or count_only:
             made = self.engine(threads=threads, memory=memory, contract=contract)
             result = made.run(
@@ -150,13 +150,11 @@ class Compiled:
         save_program(self.program, Path(path))
 
 
-def _check_options(engine: str, threads: int | None, memory: int | None) -> None:
+def _check_options(threads: int | None, memory: int | None) -> None:
     """Raises CompileError for options that mean nothing."""
     for name, value in (("threads", threads), ("memory", memory)):
         if value is None:
             continue
-        if engine != "packed":
-            raise CompileError(f"{name} is an option of the engine packed, not of {engine}")
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             help = "memory is a number of bytes" if name == "memory" else None
             raise CompileError(f"{name}={value!r}: expected an integer from 1 on", help=help)

@@ -148,10 +148,10 @@ def _fail(case, name, way):
     pytest.fail(text, pytrace=False)
 
 
-def _check_drawn(case):
-    """With defaults, and in a way that follows from the case."""
+def _check_drawn(case, count=1):
+    """With defaults, and in one or more ways that follow from the case."""
     draw = Draw(len(readable(case.program)))
-    check_case(case, draw.sample(list(WAYS), 1))
+    check_case(case, draw.sample(list(WAYS), count))
 
 
 @search(280)
@@ -176,7 +176,7 @@ def test_wild_programs(case):
 @search(1800)
 @given(cases(first=1 << 32))
 def test_many_programs(case):
-    check_case(case, list(WAYS))
+    _check_drawn(case, 4)
 
 
 # -- the programs are what they should be ------------------------------------------------
