@@ -125,7 +125,9 @@ def _signs(step: Step, limits: Ints, flips: npt.NDArray[np.uint8], outcome: Outc
     fitting = outcome.aligned and size % 16 == 0  # bits that fill whole bytes
     if not fitting or len(outcome.groups) != 1 or p[P.SCALARS]:
         return False
-    _, _, coef, _ = outcome.groups[0]
+    start, words, coef, _ = outcome.groups[0]
+    if start != 0 or words != p[P.WORDS]:
+        return False  # one of several planes
     # coef * count + start >= limit, as count <= bound or not
     rest = limits - outcome.start
     bound = np.floor_divide(-rest, -coef) if coef < 0 else -np.floor_divide(-rest, coef) - 1
