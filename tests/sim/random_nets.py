@@ -143,7 +143,9 @@ class Net:
             for i, (size, u) in enumerate(zip(sizes, up))
         ]
         divisors = [g for g in range(1, shape[1] + 1) if shape[1] % g == 0]
-        group = draw.choice([*divisors, shape[1]]) if draw.chance(0.25) or self.grouped else 1
+        if self.grouped and draw.chance(0.6):
+            divisors = [shape[1]]  # depthwise
+        group = draw.choice(divisors) if self.grouped or draw.chance(0.25) else 1
         return attrs, group, shape[0] * prod(out)
 
     def _corrections(self, x, w, matrix):
