@@ -97,15 +97,14 @@ def with_var(item, var, expr):
 
 def drop(draw, program):
     """An instruction less."""
-    body, i = draw.choice(_instrs(program, ""))
-    if len(body) > 1:
-        del body[i]
+    for body, i in draw.sample(found := _instrs(program, ""), min(1, len(found))):
+        del body[i : i + (len(body) > 1)]
 
 
 def again(draw, program):
     """A statement twice, perhaps at another place of its body."""
-    body, i = draw.choice(_spots(program, lambda item: True))
-    body.insert(draw.randint(0, len(body)), deepcopy(body[i]))
+    for body, i in draw.sample(found := _spots(program, bool), min(1, len(found))):
+        body.insert(draw.randint(0, len(body)), deepcopy(body[i]))
 
 
 def swap(draw, program):

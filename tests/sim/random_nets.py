@@ -32,7 +32,9 @@ class Net:
     def __init__(self, draw, budget):
         self.draw, self.budget = draw, budget
         self.graph = Graph("net")
-        self.grouped = draw.chance(0.2)  # many groups, whose kernels share rows
+        # signs all through, or many groups whose kernels share rows
+        self.style = draw.choice(["any", "any", "any", "binary", "grouped"])
+        self.grouped, self.binary = self.style == "grouped", self.style == "binary"
         functions = draw.choice(
             [FUNCTIONS, FUNCTIONS, FUNCTIONS, ("xor", "and"), ("nand",), ("or",)]
         )
@@ -86,15 +88,16 @@ class Net:
         for tried in range(20):
             usual = ("bip", "tern", "i2") if tried > 9 else ("bip", "i4", "i8")
             weights = self.draw.choice(PLANES if self.draw.chance(0.7) else usual)
+            weights = "bip" if self.binary and self.draw.chance(0.9) else weights
             if not self._readable(x.elem, weights):
                 continue
             if matrix:
-                found = shape[-1], self.draw.choice(SIZES + WIDE)
+                found = shape[-1], self._many() or self.draw.choice(SIZES + WIDE)
                 attrs, group, positions = {}, 1, prod(shape[:-1])
             else:
                 attrs, group, positions = self.window(x)
                 kernel = attrs.pop("kernel")
-                out = self.draw.choice([1, 1, 2, 3] if self.grouped else SIZES)
+                out = self._many() or self.draw.choice([1, 1, 2, 3] if self.grouped else SIZES)
                 out = out * group if self.draw.chance(0.5) else -(-out // group) * group
                 found = (out, shape[1] // group, *kernel)
                 attrs["group"] = group
@@ -105,6 +108,10 @@ class Net:
                 op = "cim.matmul" if matrix else "cim.conv"
                 return self.op(op, [x, w, *self._corrections(x, w, matrix)], **attrs)
         return None
+
+    def _many(self):
+        """A number of channels that fill whole vectors, in binary networks; else 0."""
+        return self.draw.choice([16, 32, 48, 64, 0]) if self.binary else 0
 
     def _readable(self, x, w):
         try:
@@ -191,6 +198,7 @@ class Net:
         if draw.chance(0.1) and is_integer(x.elem):
             return None
         to = draw.choice(["bip", "bip", "tern", "u1", "u2", "i3", "u4", "i2"])
+        to = "bip" if self.binary and draw.chance(0.9) else to
         count = {"bip": 1, "tern": 2}.get(to) or draw.randint(1, min(9, 2 ** planes(to) - 1))
         axis, spread = self._axis(x), self.spread(x)
         channels = x.tensor.shape[axis]
@@ -309,15 +317,25 @@ def _reach(x, w, terms):
     return terms * max(map(abs, int_range(x))) * max(map(abs, int_range(w))) * 4
 
 
+def _first(draw, net):
+    """Element type and shape of a network's input."""
+    usual = {"any": ("bip", "u8", "i8"), "binary": ("bip",), "grouped": ("u8", "i8", "u4", "i5")}
+    elem = draw.choice(PLANES if draw.chance(0.7) and not net.binary else usual[net.style])
+    elem = draw.choice(["f32", "i32", "i16", "u12"]) if draw.chance(0.1) else elem
+    rank = draw.choice([0, 1, 2, 2, 2, 2, 2, 3])
+    most = [0, 6, 10 if net.binary else 6, 3][rank]
+    sizes = tuple(draw.randint(1, most) for _ in range(rank))
+    channels = draw.choice(SIZES[: 17 if rank < 2 else 13] + (WIDE if draw.chance(0.3) else ()))
+    if net.binary and draw.chance(0.7):
+        channels = draw.choice([1, 1, 2, 3, 16, 32, 64])
+    return elem, (draw.choice([1, 1, 1, 1, 1, 2]), channels, *sizes)
+
+
 def random_net(draw):
     """A program of one to three layers, with steps between them."""
     net = Net(draw, draw.choice([800, 1500, 2500]))
-    elem = draw.choice(PLANES if draw.chance(0.7) else ("bip", "u8", "i8"))
-    elem = draw.choice(["f32", "i32", "i16", "u12"]) if draw.chance(0.1) else elem
-    rank = draw.choice([0, 1, 2, 2, 2, 2, 2, 3])
-    sizes = tuple(draw.randint(1, 6 if rank < 3 else 3) for _ in range(rank))
-    channels = draw.choice(SIZES[: 17 if rank < 2 else 13] + (WIDE if draw.chance(0.3) else ()))
-    x = net.input("x", elem, (draw.choice([1, 1, 1, 1, 1, 2]), channels, *sizes))
+    elem, shape = _first(draw, net)
+    x = net.input("x", elem, shape)
     if elem == "f32":
         x = net.levels(x)
     elif draw.chance(0.2):
@@ -326,7 +344,7 @@ def random_net(draw):
         x = net.to_planes(x) or x
         y = net.layer(x) if is_integer(x.elem) and planes(x.elem) <= 8 else None
         x = y or x
-        if y is not None and draw.chance(0.7):
+        if y is not None and draw.chance(0.9 if net.binary else 0.7):
             x = net.levels(x) or net.requantised(x)
         for _ in range(draw.choice([0, 0, 1, 1, 2])):
             x = net.step(x) or x
