@@ -14,8 +14,8 @@ SOURCES = sorted([*ROOT.glob("cimc/**/*.py"), *ROOT.glob("passes/*.py")])
 # Earlier layers know nothing of later ones. `isa` is data and its meaning: the backend builds
 # programs of it, the interpreter runs them.
 LAYERS = (
-    "checkout", "errors", "textfile", "ir", "frontend", "driver", "passes", "isa", "backend",
-    "sim", "cost", "oracle", "api", "bench", "cli", "testing",
+    "checkout", "errors", "textfile", "similarity", "ir", "frontend", "driver", "prune", "passes",
+    "isa", "backend", "sim", "cost", "oracle", "api", "bench", "cli", "testing",
 )  # fmt: skip
 
 
