@@ -27,27 +27,24 @@ def signs(weights: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
 def hamming(codes: npt.NDArray[np.int8]) -> Ints:
     """In how many of their K columns each pair of rows differs, [N, N]. codes: [N, K] of
     -1, 0 and +1."""
-    rows, columns = codes.shape
-    part = np.float32 if columns < _EXACT else np.float64
-    # (p·q + z·z) counts the equal columns: p·q - |p||q| counts the unequal signs twice.
-    product = codes.astype(part)
-    size = np.abs(product)
-    agree_less_differ = product @ product.T
-    both = size @ size.T
+    columns = codes.shape[1]
+    level: npt.NDArray[Any] = codes.astype(np.float32 if columns < _EXACT else np.float64)
+    size = np.abs(level)
+    agree_less_differ, both = level @ level.T, size @ size.T
     neither = (1 - size) @ (1 - size).T
-    equal = np.rint((agree_less_differ + both) / 2 + neither).astype(np.int64)
+    equal: Ints = np.rint((agree_less_differ + both) / 2 + neither).astype(np.int64)
     return columns - equal
 
 
 def euclidean(weights: npt.NDArray[Any]) -> Floats:
     """L2 distance of each pair of kernels, [N, N], in float64. Equal kernels have 0."""
     rows = flat(weights).astype(np.float64)
-    square = np.einsum("ij,ij->i", rows, rows)
-    gram = rows @ rows.T
-    distances = square[:, None] + square[None] - 2 * gram
+    square: Floats = (rows**2).sum(axis=1)
+    distances: Floats = square[:, None] + square[None] - 2 * (rows @ rows.T)
     # Where the difference is small against the squares, the sum above has lost its digits.
     lost = distances < 1e-6 * (square[:, None] + square[None])
     for i, j in zip(*np.nonzero(np.triu(lost, 1))):
         distances[i, j] = distances[j, i] = float(((rows[i] - rows[j]) ** 2).sum())
     np.fill_diagonal(distances, 0.0)
-    return np.sqrt(np.maximum(distances, 0.0))
+    found: Floats = np.sqrt(np.maximum(distances, 0.0))
+    return found
