@@ -52,7 +52,7 @@ def published_binary(
     only, and N counts the others.
     """
     codes = signs(weights)
-    live: Bools = codes.sum(axis=1) != 0 if mode == "literal" else codes.any(axis=1)
+    live: Any = codes.sum(axis=1) != 0 if mode == "literal" else codes.any(axis=1)
     distances = hamming(codes)
     others = (len(codes) if mode == "literal" else int(live.sum())) - 1
     return decide(distances, live, others, b, c)

@@ -21,7 +21,8 @@ def flat(weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def signs(weights: npt.NDArray[Any]) -> npt.NDArray[np.int8]:
     """-1, 0 or +1 for each weight, as rows [N, K]."""
-    return np.sign(flat(weights)).astype(np.int8)
+    found: npt.NDArray[np.int8] = np.sign(flat(weights)).astype(np.int8)
+    return found
 
 
 def hamming(codes: npt.NDArray[np.int8]) -> Ints:
@@ -32,8 +33,9 @@ def hamming(codes: npt.NDArray[np.int8]) -> Ints:
     size = np.abs(level)
     agree_less_differ, both = level @ level.T, size @ size.T
     neither = (1 - size) @ (1 - size).T
-    equal: Ints = np.rint((agree_less_differ + both) / 2 + neither).astype(np.int64)
-    return columns - equal
+    equal = np.rint((agree_less_differ + both) / 2 + neither)
+    found: Ints = columns - equal.astype(np.int64)
+    return found
 
 
 def euclidean(weights: npt.NDArray[Any]) -> Floats:
