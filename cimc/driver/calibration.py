@@ -28,6 +28,7 @@ Data: TypeAlias = "str | Path | Mapping[str, Array] | Array | Calibration"
 
 _UNREADABLE = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 _DATA_SETS = ("x_train", "x_test")  # names of the inputs in the archives of data sets
+_LABELS = ("labels", "label", "y", "y_train", "y_test", "targets")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,50 @@ class Calibration:
 
         Raises CompileError for all of: an input without an array, wrong types and shapes, NaN
         and infinity, fewer than `least` samples, different numbers of them."""
+        return self._chosen(graph, most, least)[0]
+
+    def labelled(
+        self, graph: Graph, most: int, least: int = 1
+    ) -> tuple[list[dict[str, Array]], Array | None]:
+        """What `samples` gives, and their labels: int64 [samples], or [samples, batch] where the
+        model's batch is fixed to more than one; None without labels. Raises CompileError as
+        `samples` and `labels`."""
+        samples, chosen, (count, rows) = self._chosen(graph, most, least)
+        labels = self.labels(count * rows, input_names(graph))
+        if labels is None:
+            return samples, None
+        return samples, labels.reshape((count, rows) if rows > 1 else count)[chosen]
+
+    def labels(self, count: int, inputs: Sequence[str] = ()) -> Array | None:
+        """The class of each of the data's `count` samples, int64 [count], from the array `labels`,
+        `label`, `y`, `targets`, or the `y_train` or `y_test` that belongs to the images used;
+        None if there is no such array. inputs: names that are the model's own.
+
+        Raises CompileError for labels that aren't integers from 0, one a sample."""
+        name = next((k for k in self._label_names() if k in self.arrays and k not in inputs), None)
+        if name is None:
+            return None
+        found, place = self.arrays[name], f"{self.name}: labels '{name}'"
+        help = "a label is the number of its class, one for each sample"
+        if found.dtype.kind not in "iu":
+            raise CompileError(f"are {found.dtype}, not integers", place, help=help)
+        if found.ndim == 0 or found.size != len(found) or found.size != count:
+            shape = list(found.shape)
+            raise CompileError(f"have the shape {shape}: {count} samples", place, help=help)
+        if count and int(found.min()) < 0:
+            raise CompileError(f"hold {int(found.min())}", place, help=help)
+        return found.reshape(-1).astype(np.int64)
+
+    def _label_names(self) -> list[str]:
+        """Names of labels, of the images' own split alone where the archive is a data set."""
+        split = next((key for key in _DATA_SETS if key in self.arrays), None)
+        other = {"x_train": "y_test", "x_test": "y_train"}.get(split or "")
+        return [name for name in _LABELS if name != other]
+
+    def _chosen(
+        self, graph: Graph, most: int, least: int
+    ) -> tuple[list[dict[str, Array]], Any, tuple[int, int]]:
+        """The samples taken, their numbers, and of how many; how many rows make one."""
         errors: list[CompileError] = []
         found: dict[str, _Fitted] = {}
         for value, name in zip(graph.inputs, input_names(graph)):
@@ -81,7 +126,9 @@ class Calibration:
             errors.append(CompileError(f"{have}: it takes at least {least}", self.name))
         raise_all(errors)
         chosen = np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
-        return [{name: fitted.sample(i) for name, fitted in found.items()} for i in chosen]
+        samples = [{name: fitted.sample(i) for name, fitted in found.items()} for i in chosen]
+        rows = max((fitted.size or 1 for fitted in found.values()), default=1)
+        return samples, chosen, (count, rows)
 
     def _array(self, name: str, inputs: int) -> Array | None:
         if name in self.arrays:

@@ -186,3 +186,49 @@ def test_data_that_no_pass_takes() -> None:
         calibration_for(passes, X, "-p exact")
     assert caught.value.where == "-p exact"
     assert "-p int8" in (caught.value.help or "")
+
+
+@pytest.mark.parametrize("name", ["labels", "label", "y", "y_train", "y_test", "targets"])
+def test_labels_are_those_of_the_samples(name: str) -> None:
+    data = _data(x=_ramp(101, 1), **{name: np.arange(101, dtype=np.uint8)})
+    samples, labels = data.labelled(_graph("f32[N,1]"), 5)
+    assert labels is not None
+    assert labels.dtype == np.int64
+    assert labels.tolist() == [float(s["x"].item()) for s in samples] == [0, 25, 50, 75, 100]
+
+
+def test_labels_of_a_data_set_are_of_the_same_split() -> None:
+    arrays = {"x_test": _ramp(3, 1), "y_train": np.arange(9), "y_test": np.array([[2], [1], [0]])}
+    labels = _data(**arrays).labels(3)
+    assert labels is not None
+    assert labels.tolist() == [2, 1, 0]
+    assert _data(x_train=_ramp(3, 1), y_test=np.arange(3)).labels(3) is None
+
+
+def test_labels_of_a_fixed_batch() -> None:
+    _, labels = _data(x=_ramp(6, 1), y=np.arange(6)).labelled(_graph("f32[2,1]"), 2)
+    assert labels is not None
+    assert labels.tolist() == [[0, 1], [4, 5]]
+
+
+def test_no_labels() -> None:
+    assert _data(x=_ramp(3, 1)).labels(3) is None
+    inputs = {"x": _ramp(3, 1), "y": np.zeros((3, 1), np.uint8)}
+    assert _data(**inputs).labelled(_graph("f32[N,1]", "u8[N,1]"), 2)[1] is None  # y is an input
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.zeros(3, np.float32), "float32, not integers"),
+        (np.arange(4), "shape [4]: 3 samples"),
+        (np.zeros((3, 10), np.uint8), "shape [3, 10]"),
+        (np.array([0, -1, 2]), "hold -1"),
+    ],
+)
+def test_bad_labels(labels: Any, message: str) -> None:
+    with pytest.raises(CompileError) as caught:
+        _data(x=_ramp(3, 1), labels=labels).labels(3)
+    assert message in str(caught.value)
+    assert caught.value.help
+    assert "one for each sample" in caught.value.help
