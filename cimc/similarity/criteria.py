@@ -66,12 +66,13 @@ def decide(distances: Ints, live: Bools, others: int, b: Fraction, c: Fraction) 
     count = len(pairs)
     if not count:
         return _nobody(distances, live)
-    first = int(pairs.sum())
-    second = sum(int(d) ** 2 * int(n) for d, n in zip(*np.unique(pairs, return_counts=True)))
+    # Python's integers: sums of large distances leave 64 bits.
+    found = [(int(d), int(n)) for d, n in zip(*np.unique(pairs, return_counts=True))]
+    first = sum(d * n for d, n in found)
+    second = sum(d * d * n for d, n in found)
     threshold = Fraction(first, count) - b * Fraction(count * second - first**2, count**2)
     below = -(-threshold.numerator // threshold.denominator)  # d < T is d < ceil(T) for integers
-    near = distances < min(below, np.iinfo(np.int64).max)
-    return _counted(distances, live, near, others, c, threshold)
+    return _counted(distances, live, distances < below, others, c, threshold)
 
 
 def published_float(
@@ -80,12 +81,14 @@ def published_float(
     """L2 distance; near below max(mean - b·standard deviation, 0); gone where near to more than
     c·(live kernels - 1) others. weights: [N, …]; kernels of zeros are not compared. Distances
     in float64."""
-    live = np.abs(flat(weights)).sum(axis=1) > _ZERO
+    live = np.abs(flat(weights).astype(np.float64)).sum(axis=1) > _ZERO
     distances = euclidean(weights)
     pairs = distances[np.triu(live[:, None] & live[None], 1)]
     if not len(pairs):
         return _nobody(distances, live)
-    threshold = max(float(pairs.mean() - float(b) * pairs.std()), 0.0)
+    low = pairs.min()
+    above = pairs - low  # so that equal distances have exactly themselves as their mean
+    threshold = max(float(low + above.mean() - float(b) * above.std()), 0.0)
     return _counted(distances, live, distances < threshold, int(live.sum()) - 1, c, threshold)
 
 
