@@ -1,0 +1,71 @@
+"""Layers that sum over channels: which operand holds the kernels, and along which axes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from cimc.ir.graph import Node
+from cimc.ir.types import TensorType
+
+
+@dataclass(frozen=True)
+class Layer:
+    """data, weights: operands. out_axis: the axis of the weights that counts kernels, in_axis
+    the one that counts the inputs of a kernel (of a group's). data_axis, result_axis: the axis
+    of channels in the data and in the result, counted from the end for products. bias: the operand
+    that is added, if there may be one. zero: the operand that is the weights' zero point."""
+
+    data: int
+    weights: int
+    out_axis: int
+    in_axis: int
+    data_axis: int
+    result_axis: int
+    bias: int | None = None
+    zero: int | None = None
+    spatial: bool = False
+
+    def oriented(self, node: Node) -> Layer | None:
+        """The layer of this operation, its transposed and exchanged operands resolved; None where
+        it has no kernels of this form."""
+        if self.spatial:
+            return self
+        if node.op in ("onnx.Gemm", "ms.QGemm"):
+            turned = bool(node.int_attr("transB", 0))
+            data_axis = 0 if node.int_attr("transA", 0) else 1
+            return replace(self, out_axis=1 - turned, in_axis=0 + turned, data_axis=data_axis)
+        left, right = node.operand(self.data), node.operand(self.weights)
+        if left is None or right is None:
+            return None
+        if _rank(left) is None or _rank(right) is None:
+            return None
+        if left.const is not None:  # kernels are the rows of the left side
+            zero = 2 if self.zero is not None else None
+            found = Layer(self.weights, self.data, -2, -1, -2, -2, zero=zero)
+            return found if min(_rank(left) or 0, _rank(right) or 0) >= 2 else None
+        return self if (_rank(right) or 0) >= 2 and (_rank(left) or 0) >= 1 else None
+
+
+def _rank(value: object) -> int | None:
+    type_ = getattr(value, "type", None)
+    if not isinstance(type_, TensorType) or type_.shape is None:
+        return None
+    return len(type_.shape)
+
+
+_CONV = Layer(0, 1, 0, 1, 1, 1, bias=2, spatial=True)
+_PRODUCT = Layer(0, 1, -1, -2, -1, -1)
+
+LAYERS: dict[str, Layer] = {
+    "onnx.Conv": _CONV,
+    "onnx.ConvTranspose": replace(_CONV, out_axis=1, in_axis=0),
+    "onnx.ConvInteger": replace(_CONV, bias=None, zero=3),
+    "onnx.QLinearConv": replace(_CONV, weights=3, bias=8, zero=5),
+    "cim.conv": replace(_CONV, bias=4, zero=3),
+    "onnx.Gemm": replace(_PRODUCT, bias=2),
+    "onnx.MatMul": _PRODUCT,
+    "onnx.MatMulInteger": replace(_PRODUCT, zero=3),
+    "onnx.QLinearMatMul": replace(_PRODUCT, weights=3, zero=5),
+    "cim.matmul": replace(_PRODUCT, bias=4, zero=3),
+}
+"""By operation. ConvTranspose has its kernels on the second axis of its weights."""
