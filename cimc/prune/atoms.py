@@ -37,6 +37,13 @@ class Ties:
             for node in graph.nodes
             if (row := LAYERS.get(node.op)) is not None and len(node.inputs) > row.weights
         }
+        for value in (*graph.inputs, *graph.outputs):
+            self.atoms(value)
+        for node in graph.nodes:
+            for slot in range(len(node.inputs)):
+                self.operand(node, slot)
+            for value in node.outputs:
+                self.atoms(value)
 
     # -- atoms --
 
@@ -109,8 +116,6 @@ class Ties:
 
     def regroup(self, node: Node) -> None:
         """A reshape, looked at when the rest is known."""
-        self.operand(node, 0)
-        self.atoms(node.outputs[0])
         self._regroupings.append(node)
 
     def settle(self) -> None:

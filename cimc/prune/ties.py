@@ -65,6 +65,8 @@ def _conv(t: Ties, node: Node) -> None:
         t.tie(x[1], w[row.in_axis])
         return
     t.lock_atoms(w[1], "they are inputs of a group")
+    if len(w[1]) > 1 and node.arg(row.weights).const is None:
+        t.lock_atoms(x[1], f"the groups of '{layer_name(node)}' have stored weights")
     if len(w[1]) == 1:  # depthwise: each input has kernels of its own
         each = len(y[1]) // len(x[1])
         t.tie(np.repeat(x[1], each), y[1])
