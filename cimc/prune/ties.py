@@ -60,6 +60,8 @@ def _conv(t: Ties, node: Node) -> None:
         t.unknown(node)
         return
     t.tie(w[row.out_axis], y[1])
+    if not t.constant(node.arg(row.weights)):
+        t.lock_atoms(x[1], f"'{layer_name(node)}' multiplies them with another result")
     _vectors(t, node, [s for s in range(len(node.inputs)) if s not in (row.data, row.weights)], y)
     if group == 1:
         t.tie(x[1], w[row.in_axis])
@@ -82,6 +84,12 @@ def _vectors(t: Ties, node: Node, slots: Sequence[int], y: list[Atoms], axis: in
             t.tie(axes[axis], y[axis])
 
 
+def _both(t: Ties, node: Node, left: int, right: int, inner: Atoms) -> None:
+    """Locks what two results are multiplied along: there are no kernels."""
+    if not any(t.constant(node.arg(slot)) for slot in (left, right)):
+        t.lock_atoms(inner, f"'{layer_name(node)}' multiplies two results along them")
+
+
 def _product(t: Ties, node: Node) -> None:
     """Of tensors: the last axis of one is summed with the last but one of the other."""
     row = LAYERS[node.op]
@@ -90,6 +98,7 @@ def _product(t: Ties, node: Node) -> None:
         t.unknown(node)
         return
     t.tie(a[-1], b[-2])
+    _both(t, node, row.data, row.weights, a[-1])
     t.tie(a[-2], y[-2])
     t.tie(b[-1], y[-1])
     for axes in (a, b):
@@ -108,6 +117,7 @@ def _gemm(t: Ties, node: Node) -> None:
     rows, inner = a[::-1] if node.int_attr("transA", 0) else a
     inputs, outputs = b[::-1] if node.int_attr("transB", 0) else b
     t.tie(inner, inputs)
+    _both(t, node, 0, 1, inner)
     t.tie(rows, y[0])
     t.tie(outputs, y[1])
     _broadcast(t, node, [2] if node.operand(2) is not None else [])
@@ -262,7 +272,7 @@ def _qlinear_sum(t: Ties, node: Node) -> None:
     _broadcast(t, node, (0, 3))
 
 
-_ELEMENTWISE = (
+ELEMENTWISE = (
     "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift",
     "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "Ceil", "Celu", "Clip",
     "Cos", "Cosh", "Div", "Dropout", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater",
@@ -278,7 +288,7 @@ _REDUCTIONS = (
 )  # fmt: skip
 
 TIES: dict[str, Rule] = {
-    **{f"onnx.{name}": _broadcast for name in _ELEMENTWISE},
+    **{f"onnx.{name}": _broadcast for name in ELEMENTWISE},
     **{f"onnx.{name}": _reduce for name in _REDUCTIONS},
     **dict.fromkeys(("cim.add", "cim.qadd", "qonnx.Quant", "qonnx.IntQuant",
                      "qonnx.BipolarQuant", "qonnx.Trunc", "ms.Gelu", "ms.QuickGelu"), _broadcast),
