@@ -12,6 +12,7 @@ from cimc.passes.recognise_integers import RecogniseIntegers
 from cimc.passes.recognise_layers import RecogniseLayers
 from cimc.passes.recognise_qonnx import RecogniseQonnx
 from cimc.passes.recognise_sign import RecogniseSign
+from cimc.passes.remove_dead_channels import RemoveDeadChannels
 from cimc.passes.sink_dequant import SinkDequant
 from cimc.passes.split_tiles import SplitTiles
 
@@ -20,6 +21,8 @@ PASSES = [
     Cleanup,
     # what quantised groups mean
     ReadQdq,
+    # fewer channels
+    RemoveDeadChannels,
     # float to integers, approximately
     QuantizeDynamic,
     Quantize,

@@ -187,6 +187,8 @@ def _blocks(x: Value, y: Value) -> list[tuple[list[int], list[int]]] | None:
     if not all(isinstance(v.type, TensorType) and v.type.shape is not None for v in (x, y)):
         return None
     a, b = list(x.tensor.shape or ()), list(y.tensor.shape or ())
+    if a and b and isinstance(a[0], str) and isinstance(b[0], str):
+        b[0] = a[0]  # the batch axis may have got another name
     blocks: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(a) or j < len(b):

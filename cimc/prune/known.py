@@ -137,6 +137,8 @@ class Known:
         count = _LAYOUT[node.op]
         if any(v is not None and v.const is None for v in node.inputs[count:]):
             return {}
+        if node.attrs.get("mode") == "cubic":
+            return {}  # its weights may cancel out
         arrays: dict[Value, Any] = {}
         inputs: list[Value | None] = []
         for slot, value in enumerate(node.inputs):
@@ -173,9 +175,10 @@ class Known:
         swap = layer.data > layer.weights and op == "onnx.MatMul"
         unknown = self._flagged(op, attrs, x, node.outputs[0], [flags], swap)
         rest = [v for i, v in enumerate(node.inputs) if i not in (layer.data, layer.weights)]
-        loose = [v for v in rest if v is not None and self._unknown(v).any()]
-        if unknown.all() or any(v is not node.operand(2) or _FREE_ZERO.get(node.op) is None
-                                for v in loose):  # fmt: skip
+        loose: set[Value | None] = {v for v in rest if v is not None and self._unknown(v).any()}
+        if layer.shift is not None:
+            loose.discard(node.operand(layer.shift))
+        if unknown.all() or loose:
             return {}
         return self._evaluated(node, {node.outputs[0]: unknown})
 
@@ -278,16 +281,14 @@ _BY_TAP = {
 _LAYOUT = {
     "onnx.Reshape": 1, "onnx.Flatten": 1, "onnx.Squeeze": 1, "onnx.Unsqueeze": 1,
     "onnx.Transpose": 1, "onnx.Concat": 1 << 30, "onnx.Slice": 1, "onnx.Split": 1,
-    "onnx.Gather": 1, "onnx.Pad": 1, "cim.reshape": 1, "cim.transpose": 1, "cim.slice": 1,
+    "onnx.Gather": 1, "onnx.Pad": 1, "onnx.Resize": 1, "onnx.Upsample": 1, "cim.reshape": 1, "cim.transpose": 1, "cim.slice": 1,
     "cim.concat": 2,
 }  # fmt: skip
 """How many operands hold the elements that are moved."""
 _FLAGGED = {
     "onnx.Conv": "onnx.Conv", "onnx.ConvInteger": "onnx.Conv", "onnx.QLinearConv": "onnx.Conv",
     "cim.conv": "onnx.Conv", "onnx.ConvTranspose": "onnx.ConvTranspose",
-    "onnx.Gemm": "onnx.Gemm", "onnx.MatMul": "onnx.MatMul", "onnx.MatMulInteger": "onnx.MatMul",
+    "onnx.Gemm": "onnx.Gemm", "ms.QGemm": "onnx.Gemm", "onnx.MatMul": "onnx.MatMul", "onnx.MatMulInteger": "onnx.MatMul",
     "onnx.QLinearMatMul": "onnx.MatMul", "cim.matmul": "onnx.MatMul",
 }  # fmt: skip
 """The operation of a layer on flags of data and weights."""
-_FREE_ZERO = dict.fromkeys(("onnx.ConvInteger", "onnx.MatMulInteger", "cim.conv", "cim.matmul"), 2)
-"""Layers whose data has a zero point that may be known at run time only: zero weights meet it."""

@@ -13,7 +13,8 @@ class Layer:
     """data, weights: operands. out_axis: the axis of the weights that counts kernels, in_axis
     the one that counts the inputs of a kernel (of a group's). data_axis, result_axis: the axis
     of channels in the data and in the result, counted from the end for products. bias: the operand
-    that is added, if there may be one. zero: the operand that is the weights' zero point."""
+    that is added, if there may be one. zero: the operand that is the weights' zero point, shift the
+    one that is the data's."""
 
     data: int
     weights: int
@@ -23,6 +24,7 @@ class Layer:
     result_axis: int
     bias: int | None = None
     zero: int | None = None
+    shift: int | None = None
     spatial: bool = False
 
     def oriented(self, node: Node) -> Layer | None:
@@ -40,8 +42,7 @@ class Layer:
         if _rank(left) is None or _rank(right) is None:
             return None
         if left.const is not None:  # kernels are the rows of the left side
-            zero = 2 if self.zero is not None else None
-            found = Layer(self.weights, self.data, -2, -1, -2, -2, zero=zero)
+            found = Layer(self.weights, self.data, -2, -1, -2, -2, zero=self.shift, shift=self.zero)
             return found if min(_rank(left) or 0, _rank(right) or 0) >= 2 else None
         return self if (_rank(right) or 0) >= 2 and (_rank(left) or 0) >= 1 else None
 
@@ -59,13 +60,14 @@ _PRODUCT = Layer(0, 1, -1, -2, -1, -1)
 LAYERS: dict[str, Layer] = {
     "onnx.Conv": _CONV,
     "onnx.ConvTranspose": replace(_CONV, out_axis=1, in_axis=0),
-    "onnx.ConvInteger": replace(_CONV, bias=None, zero=3),
-    "onnx.QLinearConv": replace(_CONV, weights=3, bias=8, zero=5),
-    "cim.conv": replace(_CONV, bias=4, zero=3),
+    "onnx.ConvInteger": replace(_CONV, bias=None, zero=3, shift=2),
+    "onnx.QLinearConv": replace(_CONV, weights=3, bias=8, zero=5, shift=2),
+    "cim.conv": replace(_CONV, bias=4, zero=3, shift=2),
     "onnx.Gemm": replace(_PRODUCT, bias=2),
+    "ms.QGemm": replace(_PRODUCT, weights=3, bias=6, zero=5, shift=2),
     "onnx.MatMul": _PRODUCT,
-    "onnx.MatMulInteger": replace(_PRODUCT, zero=3),
-    "onnx.QLinearMatMul": replace(_PRODUCT, weights=3, zero=5),
-    "cim.matmul": replace(_PRODUCT, bias=4, zero=3),
+    "onnx.MatMulInteger": replace(_PRODUCT, zero=3, shift=2),
+    "onnx.QLinearMatMul": replace(_PRODUCT, weights=3, zero=5, shift=2),
+    "cim.matmul": replace(_PRODUCT, bias=4, zero=3, shift=2),
 }
 """By operation. ConvTranspose has its kernels on the second axis of its weights."""

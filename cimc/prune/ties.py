@@ -110,17 +110,20 @@ def _product(t: Ties, node: Node) -> None:
 
 
 def _gemm(t: Ties, node: Node) -> None:
-    a, b, y = t.operand(node, 0), t.operand(node, 1), t.atoms(node.outputs[0])
+    row = LAYERS[node.op]
+    a, b, y = t.operand(node, row.data), t.operand(node, row.weights), t.atoms(node.outputs[0])
     if len(a) != 2 or len(b) != 2:
         t.unknown(node)
         return
     rows, inner = a[::-1] if node.int_attr("transA", 0) else a
     inputs, outputs = b[::-1] if node.int_attr("transB", 0) else b
     t.tie(inner, inputs)
-    _both(t, node, 0, 1, inner)
+    _both(t, node, row.data, row.weights, inner)
     t.tie(rows, y[0])
     t.tie(outputs, y[1])
-    _broadcast(t, node, [2] if node.operand(2) is not None else [])
+    if row.bias is not None and node.operand(row.bias) is not None:
+        _broadcast(t, node, [row.bias])
+    _vectors(t, node, [s for s in (row.zero, 4) if s is not None and row.zero is not None], y)
 
 
 def _pool(t: Ties, node: Node) -> None:
@@ -299,7 +302,7 @@ TIES: dict[str, Rule] = {
                      "cim.conv"), _conv),
     **dict.fromkeys(("onnx.MatMul", "onnx.MatMulInteger", "onnx.QLinearMatMul",
                      "cim.matmul"), _product),
-    "onnx.Gemm": _gemm,
+    **dict.fromkeys(("onnx.Gemm", "ms.QGemm"), _gemm),
     **dict.fromkeys(("onnx.MaxPool", "onnx.AveragePool", "onnx.LpPool", "onnx.GlobalAveragePool",
                      "onnx.GlobalMaxPool", "onnx.GlobalLpPool", "cim.max_pool",
                      "cim.sum_pool"), _pool),
