@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cimc.cli import options
+from cimc.cli import comparisons, options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,6 +42,24 @@ if TYPE_CHECKING:
 @click.option(
     "--no-contract", is_flag=True, help="With --engine: every bit plane by itself, as for run."
 )
+@click.option(
+    "--macs",
+    "show_macs",
+    is_flag=True,
+    help="Show multiply-accumulates by layer, and which of them meet zero weights, instead.",
+)
+@click.option(
+    "--against",
+    type=click.Path(dir_okay=False),
+    metavar="DENSE",
+    help="With --macs: the model or program before pruning. Without it and with -p: FILE as it is.",
+)
+@click.option(
+    "--diff",
+    type=click.Path(dir_okay=False),
+    metavar="BEFORE",
+    help="Show what FILE takes and does next to another program, by layer, instead.",
+)
 @options.compiling
 def command(
     file: str,
@@ -49,17 +67,35 @@ def command(
     json_file: str | None,
     show_engine: bool,
     no_contract: bool,
+    show_macs: bool,
+    against: str | None,
+    diff: str | None,
     **how: Any,
 ) -> None:
     """Show the layers of a program, where they lie on the tiles, and what runs on the host
     and why.
 
     FILE is a .cim program, or a model, which is compiled first with the options given.
+
+    `cimc inspect --diff a.cim b.cim` shows b next to a. `cimc inspect --macs pruned.onnx
+    --against dense.onnx` counts operations; a model is not compiled for that, only the passes
+    of -p run.
     """
     compiling = options.Compiling.of(**how)
     if no_contract and not show_engine:
         raise click.UsageError("--no-contract changes what --engine shows: give both")
-    from cimc import api
+    if against is not None and not show_macs:
+        raise click.UsageError("--against is what --macs compares with: give both")
+    if show_macs or diff is not None:
+        if floorplan is not None or show_engine or (show_macs and diff is not None):
+            raise click.UsageError(
+                "--macs, --diff, and --engine or --floorplan are shown one at a time"
+            )
+        if diff is not None:
+            comparisons.show_difference(diff, file, json_file, compiling)
+        else:
+            comparisons.show_operations(file, against, json_file, compiling)
+        return
     from cimc.cli.outputs import check_outputs
     from cimc.cost.floorplan import save
     from cimc.cost.layout import layout
@@ -69,13 +105,10 @@ def command(
     from cimc.textfile import text_lines, write_text
 
     check_outputs([(floorplan, ".png"), (json_file, "")], [file, *compiling.sources])
+    compiled = compiling.open(file)
     if Path(file).suffix == ".cim":
-        if compiling:
-            raise click.UsageError("a .cim program is compiled already: give its model instead")
-        compiled = api.load(file)
         size = _size(text_lines(file))
     else:
-        compiled = compiling.compile(file)
         size = _size(f"{line}\n" for line in program_lines(compiled.program))
     plan = layout(compiled.program)
     console = make_console()

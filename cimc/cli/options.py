@@ -13,6 +13,7 @@ import click
 
 if TYPE_CHECKING:
     from cimc.api import Compiled
+    from cimc.ir.graph import Graph
 
 F = Callable[..., Any]
 
@@ -239,3 +240,39 @@ class Compiling:
                 dump_dir=Path(dump_dir) if dump_dir else None,
                 check_each=check_each,
             )
+
+    def open(self, file: str) -> Compiled:
+        """A program as it is, or a model compiled so. click.UsageError for options of compilation
+        with a program."""
+        from cimc import api
+
+        if Path(file).suffix != ".cim":
+            return self.compile(file)
+        if self:
+            raise click.UsageError("a .cim program is compiled already: give its model instead")
+        return api.load(file)
+
+    def graph(self, model: str) -> tuple[Graph, list[str]]:
+        """The model as a graph of known shapes, after the passes that were given and without
+        placement, and their notes. Raises CompileError."""
+        from cimc import api
+        from cimc.cli.progress import progress_bar
+        from cimc.cost.target import load_target
+        from cimc.driver.base import PassContext
+        from cimc.driver.calibration import calibration_for
+        from cimc.driver.pipeline import parse_pipeline
+        from cimc.driver.registry import load_registry
+        from cimc.driver.runner import run_passes
+        from cimc.errors import in_file
+        from cimc.frontend.bind import bind_shapes
+
+        passes = parse_pipeline(self.pipeline or "", load_registry(self.plugins))
+        data = calibration_for(passes, self.calibration, f"-p {self.pipeline}")
+        hardware = load_target(self.target or api.DEFAULT_TARGET, self.overrides)
+        graph = api.read_graph(model)
+        bind_shapes(graph, self.shapes, model)
+        context = PassContext(api.geometry_of(hardware), calibration=data)
+        shown = progress_bar("calibrating", "samples") if data is not None else nullcontext()
+        with shown as context.progress, in_file(model):
+            run_passes(graph, passes, context)
+        return graph, context.notes

@@ -66,6 +66,7 @@ class LayerUse:
     """A layer of `.infer`. `where` is `tiles`, `post` (post-processing unit) or `host`.
 
     positions: vectors that it stores for a sample; 0 on the host.
+    kernels, inputs: dot products at a position on the tiles, and terms of each; else 0.
     row_reads, bits: rows activated for a sample, and columns evaluated in them.
     macs:      multiply-accumulates for a sample, taps in the padding included.
     tiles, rows, cells: tiles and rows that it reads, and the programmed cells in these rows.
@@ -78,6 +79,8 @@ class LayerUse:
     row_reads: int
     bits: int
     macs: int
+    kernels: int
+    inputs: int
     tiles: tuple[int, ...]
     rows: int
     cells: int
@@ -248,15 +251,18 @@ def _layer(
     host = any(i.op == "host" for i in instrs)
     reads = totals["read", "rows"]
     rows = _rows_read(layer, program.target.rows)
+    spots, columns = _positions(program, instrs), _columns(program, instrs) if reads else 0
     return LayerUse(
         name=layer.name,
         what=_what(program, instrs),
         where="host" if host else "tiles" if reads else "post",
-        positions=_positions(program, instrs),
+        positions=spots,
         row_reads=reads,
         bits=totals["read", "bits"],
         # a dot product starts with a cleared accumulator and has a term for each column
-        macs=totals["host", "macs"] + (products * _columns(program, instrs) if reads else 0),
+        macs=totals["host", "macs"] + products * columns,
+        kernels=products // spots if reads and spots else 0,
+        inputs=columns,
         tiles=tuple(sorted(rows)),
         rows=sum(int(used.sum()) for used in rows.values()),
         cells=sum(

@@ -74,3 +74,6 @@ _COUNT: dict[str, Callable[[Node], int]] = {
     "onnx.GRU": _recurrent,
     "onnx.RNN": _recurrent,
 }
+
+COUNTED = frozenset(_COUNT)
+"""The operations that have multiply-accumulates of their own."""
