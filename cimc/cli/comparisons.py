@@ -36,7 +36,8 @@ def show_operations(
         found = alone(layers)
     else:
         found = compare(layers, _operations(against, plain)[0], file)
-    print_operations(found, against, make_console())
+    click.echo(file if against is None else f"{file} against {against}")
+    print_operations(found, against is not None, make_console())
     if json_file is not None:
         everything = {"file": file, "against": against, **found.to_json()}
         write_text(json_file, json.dumps(everything, indent=2) + "\n")

@@ -56,19 +56,19 @@ def _on_tiles(use: LayerUse) -> LayerOps:
 # -- for people ------------------------------------------------------------------------
 
 
-def print_operations(found: Comparison, against: str | None, console: Console) -> None:
-    """A line for each layer, then the sums. against: the dense original, None where zeros alone
-    are told."""
-    title = "Operations for one sample" + (f", and those of {against}" if against else "")
+def print_operations(found: Comparison, compared: bool, console: Console) -> None:
+    """A line for each layer, then the sums. compared: whether the dense original is another
+    model, not the model itself."""
+    title = "Operations for one sample"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("layer", "what"):
         table.add_column(heading, overflow="fold")
     for heading in ("kernels", "inputs", "positions", "MACs", "effective", "removed", "zeros"):
         table.add_column(heading, justify="right", no_wrap=True)
     for pair in found.pairs:
-        table.add_row(escape(pair.name), *_cells(pair, against is not None))
+        table.add_row(escape(pair.name), *_cells(pair, compared))
     console.print(table)
-    for line in _summary(found, against is not None):
+    for line in _summary(found, compared):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -112,6 +112,9 @@ def _summary(found: Comparison, compared: bool) -> list[str]:
     if found.scripted is not None:
         lines.append(f"{_SCRIPTED}: {_percent(found.scripted)} removed")
     lines.append(_EFFECTIVE)
+    unknown = [p.name for p in found.pairs if p.now and p.now.kernels and not p.now.macs]
+    if unknown:
+        lines.append(f"not counted, because a size is not known: {', '.join(unknown)}")
     return lines
 
 

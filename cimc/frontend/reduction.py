@@ -120,7 +120,7 @@ def compare(now: Sequence[LayerOps], dense: Sequence[LayerOps], where: str) -> C
             where,
             help="layers are matched by their names in the ONNX files",
         )
-    raise_all([error for pair in pairs if (error := _grown(pair, where)) is not None])
+    raise_all([error for pair in pairs if (error := _misfit(pair, where)) is not None])
     return Comparison((*pairs, *(Pair(layer, None) for layer in keyed.values())))
 
 
@@ -142,16 +142,24 @@ def _names(layers: Sequence[LayerOps]) -> str:
     return f"{shown}, …" if len(layers) > 4 else shown
 
 
-def _grown(pair: Pair, where: str) -> CompileError | None:
+def _misfit(pair: Pair, where: str) -> CompileError | None:
     now, dense = pair.now, pair.dense
     if now is None or dense is None:
         return None
+    place = f"{where}: layer '{pair.name}'"
+    if now.zeros is not None and now.positions != dense.positions:
+        return CompileError(
+            f"works at {now.positions:,} positions, not at {dense.positions:,} as in the dense "
+            "model",
+            place,
+            help="pruning keeps positions: give models of one input size, or --shape",
+        )
     for what in ("kernels", "inputs", "macs"):
         a, b = getattr(now, what), getattr(dense, what)
         if a > b:
             return CompileError(
                 f"has {a:,} {what}, more than the {b:,} of the dense model",
-                f"{where}: layer '{pair.name}'",
+                place,
                 help="the dense original is the file after --against",
             )
     return None

@@ -62,3 +62,30 @@ def save(proto: ModelProto, path: Path) -> str:
     """Write a model; returns the path as text."""
     path.write_bytes(proto.SerializeToString())
     return str(path)
+
+
+def cut(proto: ModelProto, keep: list[int]) -> ModelProto:
+    """`bnn()` with these kernels of its convolution alone: rows, parameters and columns."""
+    found = ModelProto()
+    found.CopyFrom(proto)
+    arrays = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
+    spots = len(arrays["fc.w"]) // len(arrays["conv.w"])
+    columns = [spots * k + i for k in keep for i in range(spots)]
+    del found.graph.initializer[:]
+    for name, array in arrays.items():
+        part = array[columns] if name == "fc.w" else array[keep]
+        found.graph.initializer.append(numpy_helper.from_array(part, name))
+    del found.graph.value_info[:]
+    return found
+
+
+def zeroed(proto: ModelProto, gone: list[int]) -> ModelProto:
+    """`bnn()` with kernels of zeros."""
+    found = ModelProto()
+    found.CopyFrom(proto)
+    for tensor in found.graph.initializer:
+        if tensor.name == "conv.w":
+            array = numpy_helper.to_array(tensor).copy()
+            array[gone] = 0
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    return found
