@@ -5,6 +5,7 @@ from cimc.passes.cleanup import Cleanup
 from cimc.passes.fold_lut import FoldLut
 from cimc.passes.fold_threshold import FoldThreshold
 from cimc.passes.legalise import Legalise
+from cimc.passes.prune_similar import PruneSimilar
 from cimc.passes.quantize import Quantize
 from cimc.passes.quantize_dynamic import QuantizeDynamic
 from cimc.passes.read_qdq import ReadQdq
@@ -22,6 +23,7 @@ PASSES = [
     # what quantised groups mean
     ReadQdq,
     # fewer channels
+    PruneSimilar,
     RemoveDeadChannels,
     # float to integers, approximately
     QuantizeDynamic,

@@ -1,0 +1,235 @@
+"""Removes kernels that are similar to others."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from cimc.driver import Pass, PassContext
+from cimc.errors import CompileError, raise_all
+from cimc.ir.graph import Graph, layer_name
+from cimc.prune.dead import remove_dead_channels
+from cimc.prune.known import Known
+from cimc.prune.published import (
+    Choice,
+    Judged,
+    alphas,
+    fraction,
+    is_depthwise,
+    kernel_matrix,
+    removable,
+    set_kernels,
+    within_groups,
+)
+from cimc.prune.spaces import Kernels, Spaces
+from cimc.similarity import criteria
+
+CRITERIA = ("published", "published-binary", "published-float")
+_PUBLISHED = {"published-binary": (criteria.BINARY_B, criteria.BINARY_C),
+              "published-float": (criteria.FLOAT_B, criteria.FLOAT_C)}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """The layers that a criterion judges, with their kernels as rows, and why it judges no others,
+    by name."""
+
+    found: list[tuple[Kernels, Any]]
+    why: dict[str, str]
+
+
+def _chosen(spaces: Spaces, known: Known, pattern: str, skip: str) -> _Layers:
+    names = [layer_name(k.node) for k in spaces.kernels]
+    only = _matched(names, pattern, "layers") if pattern else None
+    skipped = _matched(names, skip, "skip")
+    found, why = list[tuple[Kernels, Any]](), dict[str, str]()
+    for layer, name in zip(spaces.kernels, names):
+        if name in skipped or (only is not None and name not in only):
+            continue
+        if only is None and not layer.layer.spatial:
+            continue
+        rows = kernel_matrix(layer, known)
+        if is_depthwise(layer):
+            why[name] = "its kernels see different inputs; they follow these"
+        elif rows is None:
+            why[name] = "its weights are not constant"
+        elif len(rows) // layer.groups < 2:
+            why[name] = "it has one kernel"
+        else:
+            found.append((layer, rows))
+    return _Layers(found, why)
+
+
+def _matched(names: Sequence[str], patterns: str, option: str) -> set[str]:
+    """The layers that patterns choose; CompileError for those that choose none."""
+    found, errors = set[str](), []
+    for text in filter(None, re.split(r"[+|]", patterns)):
+        chosen = {n for n in names if fnmatchcase(n, text)}
+        found |= chosen
+        if not chosen:
+            close = difflib.get_close_matches(text, names, 3)
+            help = (
+                f"did you mean {', '.join(close)}?" if close else f"there is {', '.join(names[:8])}"
+            )
+            errors.append(
+                CompileError(f"no layer '{text}'", f"prune-similar{{{option}}}", help=help)
+            )
+    raise_all(errors)
+    return found
+
+
+def _by_reason(why: dict[str, str]) -> dict[str, list[str]]:
+    """Names by the reason that they share."""
+    found: dict[str, list[str]] = {}
+    for name, reason in why.items():
+        found.setdefault(reason, []).append(name)
+    return found
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return ", ".join(names[:6]) + more
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+@dataclass(frozen=True)
+class PruneSimilar(Pass):
+    """Rules (kernels of one layer judged from one snapshot; a channel: all that goes with a
+    kernel, see remove-dead-channels):
+    1. criterion=published-binary: Hamming distances d of the signs; T = mean(d) - b·variance(d); a
+       kernel nearer than T to more than c of the others ⇒ nothing
+    2. criterion=published-float: the same with L2 distances, max(mean - b·standard deviation, 0)
+    3. criterion=published: 1 where all weights of a layer are ±α, 2 elsewhere
+    4. mode=literal: nothing is removed; what the criterion takes is overwritten as in the published
+       scripts, float kernels by zeros; kernels of ±α by -α, which is what their 0 computes
+    Options: layers and skip, names or patterns with `*`, joined by `+` or `|`; without, all
+    convolutions but depthwise ones, which follow their inputs. b and c, as 0.15 or 15/100; without,
+    the published 0.146 and 0.15, for floats 1 and 0.1. A kernel stays, and the pass says why,
+    where its channel is locked, where other layers add to it and keep theirs, or where it is the
+    last.
+    """
+
+    name = "prune-similar"
+    summary = "remove kernels that are similar to others of their layer"
+    kind = "approximate"
+    criterion: str = "published"
+    mode: str = "intent"
+    b: str = ""
+    c: str = ""
+    layers: str = ""
+    skip: str = ""
+
+    def __post_init__(self) -> None:
+        if self.criterion not in CRITERIA:
+            raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}")
+        if self.mode not in criteria.MODES:
+            raise ValueError(f"mode must be one of {', '.join(criteria.MODES)}")
+        for name, high in (("b", None), ("c", Fraction(1))):
+            text = getattr(self, name)
+            if text:
+                fraction(text, name, Fraction(0), high)
+
+    def run(self, graph: Graph, ctx: PassContext) -> bool:
+        spaces, known = Spaces(graph), Known(graph)
+        layers = _chosen(spaces, known, self.layers, self.skip)
+        judged = [self._judge(layer, rows) for layer, rows in layers.found]
+        for why, names in _by_reason(layers.why).items():
+            ctx.notes.append(f"{self.name}: not judged: {_some(names)}: {why}")
+        if self.mode == "literal":
+            return self._literal(graph, known, layers, judged, ctx)
+        choice = removable(spaces, judged)
+        changed = False
+        for layer, mask in choice.gone:
+            if not mask.any():
+                continue
+            if set_kernels(graph, layer, mask, known):
+                changed = True
+            else:
+                self._say_stored(layer, ctx)
+        self._notes(judged, choice, ctx)
+        left = remove_dead_channels(graph).locked if changed else {}
+        for why, names in _by_reason(left).items():
+            ctx.notes.append(f"{self.name}: kernels of zeros stay in {_some(names)}: {why}")
+        return changed
+
+    def _judge(self, layer: Kernels, rows: Any) -> Judged:
+        which = self.criterion
+        if which == "published":
+            which = "published-binary" if alphas(rows) is not None else "published-float"
+        b, c = _PUBLISHED[which]
+        b, c = Fraction(self.b or b), Fraction(self.c or c)
+
+        def criterion(part: Any) -> criteria.Decision:
+            if which == "published-binary":
+                return criteria.published_binary(part, b, c, self.mode)
+            return criteria.published_float(part, b, c)
+
+        return Judged(layer, within_groups(layer, rows, criterion))
+
+    def _literal(
+        self,
+        graph: Graph,
+        known: Known,
+        layers: _Layers,
+        judged: Sequence[Judged],
+        ctx: PassContext,
+    ) -> bool:
+        """Rule 4."""
+        changed = False
+        for (layer, rows), one in zip(layers.found, judged):
+            scale = alphas(rows)
+            values, mask = None, one.decision.pruned
+            if scale is not None:
+                low = -np.broadcast_to(np.where(scale > 0, scale, 1)[:, None], rows.shape)
+                values = np.where((rows > 0) & ~mask[:, None], rows, low)
+                mask = (values != rows).any(axis=1)
+            if set_kernels(graph, layer, mask, known, values):
+                changed |= bool(mask.any())
+            else:
+                self._say_stored(layer, ctx)
+        self._notes(judged, None, ctx)
+        return changed
+
+    def _say_stored(self, layer: Kernels, ctx: PassContext) -> None:
+        name = layer_name(layer.node)
+        ctx.notes.append(f"{self.name}: '{name}' stays: its weights are stored in another form")
+
+    def _notes(self, judged: Sequence[Judged], choice: Choice | None, ctx: PassContext) -> None:
+        """What went, and what the criterion takes but stays."""
+        total = sum(len(one.decision.pruned) for one in judged)
+        taken = sum(int(one.decision.pruned.sum()) for one in judged)
+        what = "overwritten" if choice is None else "similar"
+        parts = [
+            f"{one.name} {int(one.decision.pruned.sum())} of {len(one.decision.pruned)}"
+            for one in judged
+            if one.decision.pruned.any()
+        ]
+        listed = f": {', '.join(parts[:12])}" if parts else ""
+        more = f" and {len(parts) - 12} more layers" if len(parts) > 12 else ""
+        ctx.notes.append(
+            f"{self.name}: {self.criterion}, {self.mode}: {taken} of {_count(total, 'kernel')} "
+            f"{what}{listed}{more}"
+        )
+        if choice is None:
+            return
+        for name, count in choice.spared.items():
+            kept = _count(count, "kernel")
+            ctx.notes.append(
+                f"{self.name}: {kept} of '{name}' stay{'s' if count == 1 else ''}, so that one is "
+                "left and groups stay alike"
+            )
+        reasons = _by_reason({name: why for name, (_, why) in choice.locked.items()})
+        for why, names in reasons.items():
+            count = sum(choice.locked[name][0] for name in names)
+            kept = _count(count, "kernel")
+            ctx.notes.append(f"{self.name}: {kept} can't be removed, of {_some(names)}: {why}")
