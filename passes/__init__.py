@@ -5,6 +5,7 @@ from cimc.passes.cleanup import Cleanup
 from cimc.passes.fold_lut import FoldLut
 from cimc.passes.fold_threshold import FoldThreshold
 from cimc.passes.legalise import Legalise
+from cimc.passes.merge_duplicates import MergeDuplicates
 from cimc.passes.prune_similar import PruneSimilar
 from cimc.passes.quantize import Quantize
 from cimc.passes.quantize_dynamic import QuantizeDynamic
@@ -24,6 +25,7 @@ PASSES = [
     ReadQdq,
     # fewer channels
     PruneSimilar,
+    MergeDuplicates,
     RemoveDeadChannels,
     # float to integers, approximately
     QuantizeDynamic,

@@ -95,11 +95,7 @@ class _Uses:
         found = None if w is None else effective(layer.node, layer.layer, w.values, self.partial)
         if found is None:
             return np.ones(layer.columns.shape, np.bool_)
-        rows = np.moveaxis(found, layer.layer.out_axis, 0)
-        inner = layer.layer.in_axis % found.ndim
-        rows = np.moveaxis(rows, inner + (inner < layer.layer.out_axis % found.ndim), 1)
-        rows = rows.reshape(layer.groups, -1, *rows.shape[1:])
-        return rows.any(axis=(1, *range(3, rows.ndim)))
+        return layer.layer.rows(found, layer.groups).any(axis=(1, 3))
 
     def _steady(self, layer: Kernels) -> Any:
         """Which columns meet elements that are all known, [groups, C]."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 
 from cimc.ir.graph import Node
 from cimc.ir.types import TensorType
@@ -45,6 +48,19 @@ class Layer:
             found = Layer(self.weights, self.data, -2, -1, -2, -2, zero=self.shift, shift=self.zero)
             return found if min(_rank(left) or 0, _rank(right) or 0) >= 2 else None
         return self if (_rank(right) or 0) >= 2 and (_rank(left) or 0) >= 1 else None
+
+    def rows(self, array: Any, groups: int = 1) -> Any:
+        """Weights, or what lies like them, as [groups, kernels of a group, columns, taps]."""
+        found = np.moveaxis(array, self._axes(array.ndim), (0, 1))
+        return found.reshape(groups, len(found) // groups, found.shape[1], -1)
+
+    def weights_of(self, rows: Any, shape: tuple[int, ...]) -> Any:
+        """The inverse of `rows`, for weights of that shape."""
+        order = np.moveaxis(np.empty(shape, np.bool_), self._axes(len(shape)), (0, 1)).shape
+        return np.moveaxis(rows.reshape(order), (0, 1), self._axes(len(shape)))
+
+    def _axes(self, rank: int) -> tuple[int, int]:
+        return self.out_axis % rank, self.in_axis % rank
 
 
 def _rank(value: object) -> int | None:
