@@ -17,6 +17,7 @@ from cimc.errors import CompileError, raise_all
 from cimc.ir.graph import Graph, layer_name
 from cimc.prune.dead import remove_dead_channels
 from cimc.prune.known import Known
+from cimc.prune.notes import operations, saved
 from cimc.prune.published import (
     Choice,
     Judged,
@@ -140,6 +141,14 @@ class PruneSimilar(Pass):
                 fraction(text, name, Fraction(0), high)
 
     def run(self, graph: Graph, ctx: PassContext) -> bool:
+        dense = operations(graph)
+        changed = self._prune(graph, ctx)
+        now = operations(graph) if changed else None
+        if now is not None and dense is not None:
+            ctx.notes += [f"{self.name}: {line}" for line in saved(now, dense)]
+        return changed
+
+    def _prune(self, graph: Graph, ctx: PassContext) -> bool:
         spaces, known = Spaces(graph), Known(graph)
         layers = _chosen(spaces, known, self.layers, self.skip)
         judged = [self._judge(layer, rows) for layer, rows in layers.found]
