@@ -19,6 +19,7 @@ from cimc.frontend.evaluate import Evaluator, outline
 from cimc.frontend.quantisers import QUANTIZE
 from cimc.frontend.windows import slices
 from cimc.ir.graph import Graph, Node, Value
+from cimc.ir.meaning import lying_along
 from cimc.ir.types import F32_EXACT, TensorType, is_float, is_integer
 
 _LEVELS = {"bip": (-1, 1), "tern": (-1, 0, 1), "u1": (0, 1)}
@@ -71,6 +72,69 @@ def _add(rw: Rewriter, node: Node) -> None:
     rw.encode(node.output, q, a[1], node)
 
 
+def _add_places(rw: Rewriter, node: Node) -> bool:
+    """12. d(cim.conv(x, w, b)) + K, * alpha in between or not ⇒ d(cim.conv(x, w, b + K / unit))"""
+    index = data_input(node) if node.op == "onnx.Add" else None
+    if index is None or node.output.elem != "f32":
+        return False
+    x, factor = node.arg(index), None
+    times = rw.producer(x, "onnx.Mul")
+    if times is not None and (side := data_input(times)) is not None:
+        x, factor = times.arg(side), times.arg(1 - side)
+    found = rw.dequant(x)
+    conv = None if found is None else rw.producer(found[0], "cim.conv")
+    if found is None or conv is None or node.output.tensor.shape != found[0].tensor.shape:
+        return False
+    if not all(_only_user(rw, value) for value in (found[0], x, node.arg(index))):
+        return False
+    bias = _places_bias(conv, node.arg(1 - index).const, factor, found[1])
+    if bias is None or bounds(found[0], rw.made).reach + np.abs(bias).max() >= F32_EXACT:
+        return False
+    b, name = conv.operand(4), node.output.name
+    if b is not None:
+        bias = bias + lying_along(b.const, bias.ndim, 1) if b.const.ndim == 1 else bias + b.const
+    operands = [*(conv.operand(i) for i in range(4)), rw.const(f"{name}.b", _i32(bias), "i32")]
+    q = rw.op("cim.conv", operands, f"{name}.q", conv, dict(conv.attrs), found[0].tensor)
+    if factor is None:
+        rw.encode(node.output, q, found[1], node)
+        return True
+    attrs = {"scale": found[1]} if found[1] != 1.0 else {}
+    y = rw.op("cim.dequant", [q], f"{name}.f", node, attrs)
+    y = rw.op("onnx.Mul", [y, factor], f"{name}.scaled", node, {}, node.output.tensor)
+    rw.replace(node.output, y)
+    return True
+
+
+def _only_user(rw: Rewriter, value: Value) -> bool:
+    return len(rw.users(value)) == 1 and value not in rw.graph.outputs
+
+
+def _i32(array: Any) -> Any:
+    return array.astype(np.int32)
+
+
+def _places_bias(conv: Node, k: Any, factor: Value | None, scale: float) -> Any:
+    """k / (scale * factor) as integers [1, C, *out] in float64, where it is that, differs along
+    more than the channels, and the unit is a power of two for each channel; else None."""
+    dims = (conv.output.tensor.shape or ())[1:]
+    if not all(isinstance(d, int) for d in dims) or 0 in dims:
+        return None
+    alpha = np.ones(1) if factor is None or factor.const is None else factor.const
+    try:
+        k = np.broadcast_to(k.astype(np.float64), (1, *dims))
+        alpha = np.broadcast_to(alpha.astype(np.float64), (1, dims[0], *(1,) * len(dims[1:])))
+    except ValueError:
+        return None
+    units = alpha * scale
+    if not all(power_of_two(u) and 2.0**-60 <= abs(u) <= 2.0**60 for u in units.ravel().tolist()):
+        return None
+    steps: Any = k / units
+    flat = steps.reshape(dims[0], -1)
+    if (flat == flat[:, :1]).all() or not (np.abs(steps) < F32_EXACT).all():
+        return None
+    return steps if (steps == np.floor(steps)).all() else None
+
+
 def _relu(rw: Rewriter, node: Node) -> bool:
     """5. Relu(d(q) scale>0) ⇒ d(cim.relu(q)), q of more than three levels"""
     found = rw.dequant(node.inputs[0])
@@ -107,7 +171,7 @@ def _few_levels(rw: Rewriter, node: Node) -> None:
     """6. f(d(q)) for q of two or three levels ⇒ the same levels under another scale, or 0/1"""
     index = data_input(node)
     found = rw.dequant(node.inputs[index]) if index is not None else None
-    if _relu(rw, node) or _scaled(rw, node):
+    if _relu(rw, node) or _scaled(rw, node) or _add_places(rw, node):
         return
     if index is None or found is None or found[0].elem not in _LEVELS:
         return
@@ -235,6 +299,9 @@ class SinkDequant(Pass):
        `Q(x)`
     10. `Slice(d(q))` with steps of one, `Split(d(q))` ⇒ `d(cim.slice(q))`
     11. `Concat(d(a), d(b))` of one type, scale and zero point ⇒ `d(cim.concat(a, b))`
+    12. `d(cim.conv(x, w, b)) scale=s + K`, K a constant that differs from place to place and is
+       a whole number of s, a power of two ⇒ `d(cim.conv(x, w, b + K / s)) scale=s`, sums below
+       2**24; also with a product with powers of two along the channels between them
     """
 
     name = "sink-dequant"

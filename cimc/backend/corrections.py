@@ -2,7 +2,7 @@
 
     sum (x - zx)(w - zw) + b = sum x·w + (b - zx·s) - zw·sum x,   s = sum w - K·zw
 
-for each channel; every column counts, padded taps holding zx. A zero point zx that is known now
+for each channel, b perhaps for each position; every column counts, padded taps holding zx. A zero point zx that is known now
 goes into the first term, one that comes at run time multiplies -s then.
 """
 
@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 
 from cimc.ir.graph import Node, Value
-from cimc.ir.kernels import kernel_rows
+from cimc.ir.kernels import by_channel, kernel_rows
 from cimc.ir.types import Array
 
 
 @dataclass(frozen=True)
 class Terms:
-    """int32 [C] each, None where all are zero. `zero` is the run-time zero point that
-    multiplies `by_zero`, `pad` the known zero point; without either x is not shifted."""
+    """int32 [C] each, None where all are zero; `start` is [positions of one image, C] where it
+    differs from one to the next. `zero` is the run-time zero point that multiplies `by_zero`,
+    `pad` the known zero point; without either x is not shifted."""
 
     start: Array | None
     zero: Value | None
@@ -40,7 +41,8 @@ def correction_terms(node: Node) -> Terms:
         shift = shift + zw.const.astype(np.int64)
     start: Any = np.zeros(channels, np.int64)
     if b is not None and b.const is not None:
-        start = start + b.const.astype(np.int64)
+        bias = by_channel(b.const.astype(np.int64))
+        start = start + (bias[:, 0] if (bias == bias[:, :1]).all() else bias.T)
     sums = rows.sum(axis=1, dtype=np.int64) - columns * shift
     known = None if zx is None or zx.const is None else int(zx.const[0])
     if known is not None:

@@ -30,10 +30,11 @@ class Load:
 @dataclass(frozen=True)
 class Corrections:
     """What is added to the sums of products, by names of data items with one integer for each
-    channel: `start` at once, `by_zero` times the zero point `zero` (a buffer's element), `by_sum`
+    channel: `start` at once, with one row for each position `at`, if that is there; `by_zero` times the zero point `zero` (a buffer's element), `by_sum`
     times the sum of the input's values."""
 
     start: str | None = None
+    at: Affine | None = None
     zero: Ref | None = None
     by_zero: str | None = None
     by_sum: str | None = None
@@ -112,7 +113,7 @@ def _start(plan: Plan, channel: Affine, row: Affine, size: int) -> Body:
     if given.by_sum is not None:
         body.append(Instr("acc.clr", (_INPUT_SUM,)))
     if given.start is not None:
-        body.append(Instr("acc.add", (sums, Ref(given.start, range=rows))))
+        body.append(Instr("acc.add", (sums, Ref(given.start, given.at, rows))))
     if given.by_zero is not None and given.zero is not None:
         body.append(Instr("acc.mac", (sums, given.zero, Ref(given.by_zero, range=rows))))
     return body

@@ -26,7 +26,7 @@ from cimc.ir.kernels import KernelShape, cells, kernel_shape
 from cimc.ir.names import Names
 from cimc.ir.ops import HOST, LAYERS
 from cimc.ir.rules import input_planes, window
-from cimc.ir.types import Array
+from cimc.ir.types import Array, container, int_range
 from cimc.isa.program import (
     Affine,
     Data,
@@ -150,7 +150,7 @@ class _Lowering:
         plan = layers.Plan(
             load,
             reads,
-            self._corrections(given, label),
+            self._corrections(given, label, (node.output.tensor.static or (1,))[0]),
             tuple(self._stores(node)),
             shape.channels * shape.pack,
         )
@@ -170,16 +170,22 @@ class _Lowering:
             self.names[w] = name
         return self.names[w]
 
-    def _corrections(self, given: Terms, label: str) -> layers.Corrections:
-        """The terms as data items."""
+    def _corrections(self, given: Terms, label: str, images: int) -> layers.Corrections:
+        """The terms as data items. A start of each position counts the positions of all images,
+        and may be large: it has the narrowest type."""
         zero = None if given.zero is None else self._element(given.zero)
+        start, at, kind = given.start, None, "i32"
+        if start is not None and start.ndim > 1:
+            start, at, kind = np.tile(start, (images, 1)), layers.POSITION, _narrowest(start)
+            start = start.astype(container(kind))
         names = [
-            None if table is None else self._new_table(f"{label}.{suffix}", "i32", table)
-            for suffix, table in (
-                ("start", given.start), ("by_zero", given.by_zero), ("by_sum", given.by_sum),
+            None if table is None else self._new_table(f"{label}.{suffix}", elem, table)
+            for suffix, elem, table in (
+                ("start", kind, start), ("by_zero", "i32", given.by_zero),
+                ("by_sum", "i32", given.by_sum),
             )
         ]  # fmt: skip
-        return layers.Corrections(names[0], zero, names[1], names[2])
+        return layers.Corrections(names[0], at, zero, names[1], names[2])
 
     def _element(self, value: Value) -> Ref:
         """The one element of a buffer."""
@@ -367,6 +373,13 @@ class _Lowering:
         )
         self.wins.append(win)
         return win.name
+
+
+def _narrowest(table: Array) -> str:
+    """The smallest integer type that holds all of a table."""
+    low, high = int(table.min(initial=0)), int(table.max(initial=0))
+    kinds = ("i8", "u8", "i16", "u16", "i32")
+    return next(k for k in kinds if int_range(k)[0] <= low and high <= int_range(k)[1])
 
 
 def _joins(node: Node, other: Node) -> bool:

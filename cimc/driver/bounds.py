@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from cimc.ir.graph import Node, Value
-from cimc.ir.kernels import kernel_rows
+from cimc.ir.kernels import by_channel, kernel_rows
 from cimc.ir.ops import LAYERS
 from cimc.ir.rules import window
 from cimc.ir.types import int_range
@@ -83,7 +83,8 @@ def _layer(node: Node, made: dict[Value, Node]) -> Bounds:
     most = positive * high - negative * low
     least = positive * low - negative * high
     if b is not None and b.const is not None:
-        most, least = most + b.const, least + b.const
+        given = by_channel(b.const.astype(np.int64))
+        most, least = most + given.max(axis=1), least + given.min(axis=1)
     odd_steps = x.elem == "bip" and node.arg(1).elem == "bip" and not _padded(node) and b is None
     ends = int(least.min(initial=0)), int(most.max(initial=0))
     return Bounds(*ends, 2 if odd_steps and ends[1] else 1)

@@ -144,11 +144,13 @@ def _total(e: Emitter, parts: list[str]) -> str:
 
 
 def _biased(e: Emitter, node: Node, y: str, out: str, shape: tuple[int, ...]) -> None:
+    """y + b; `shape` is that of a b with one number for each channel."""
     bias = _const(node, 4)
     if bias is None:
         e.node("Identity", y, out=out)
         return
-    e.node("Add", y, e.const(bias.astype(np.int32).reshape(shape)), out=out)
+    bias = bias if bias.ndim > 1 else bias.reshape(shape)
+    e.node("Add", y, e.const(bias.astype(np.int32)), out=out)
 
 
 def _unsqueeze(e: Emitter, x: str) -> str:

@@ -79,6 +79,12 @@ def kernel_rows(node: Node) -> Any:
     return np.moveaxis(array, 1, -1).reshape(array.shape[0], -1)
 
 
+def by_channel(bias: Any) -> Any:
+    """The bias of a layer, [C] or [1, C, *out], as [C, positions]; a [C] has one position."""
+    found = bias.reshape(bias.shape[0] if bias.ndim == 1 else bias.shape[1], -1)
+    return found if found.shape[1] else np.zeros((len(found), 1), found.dtype)
+
+
 def cells(node: Node, width: int = 0) -> Array:
     """uint8 0/1 of shape [groups · planes · channels, columns]; plane before channel. Packs are
     filled up with zeros."""

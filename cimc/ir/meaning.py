@@ -60,7 +60,7 @@ def conv(args: Sequence[Any], attrs: Attrs, types: Types) -> list[Array]:
     sums = columns @ kernels.transpose(0, 2, 1)
     sums = sums.reshape(group, batch, *out, w.shape[0] // group)
     y = np.moveaxis(sums, (0, -1), (1, 2)).reshape(batch, w.shape[0], *out)
-    y = y + bias.reshape(-1, *(1,) * len(out))
+    y = y + (bias if bias.ndim > 1 else bias.reshape(-1, *(1,) * len(out)))
     return [y.astype(np.int32)]
 
 

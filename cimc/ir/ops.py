@@ -92,8 +92,8 @@ ROWS: tuple[OpDef, ...] = (
         rules.conv,
         meaning.conv,
         "integer convolution, sum of (x - zx) * (w - zw), + b; zx[1] may be known at run time "
-        "only, zw is [1] or [C], b [C]; padded taps count 0; `up` spreads x, up - 1 taps that "
-        "count 0 between its elements",
+        "only, zw is [1] or [C], b [C], or [1,C,*out] with one number for each place; padded taps "
+        "count 0; `up` spreads x, up - 1 taps that count 0 between its elements",
         "%y = cim.conv(%x, %w) pads=[1,1,1,1]: i32[1,32,14,14]",
     ),
     OpDef(
@@ -102,7 +102,7 @@ ROWS: tuple[OpDef, ...] = (
         (),
         rules.matmul,
         meaning.matmul,
-        "integer product of the last axis of x with the first of w[K,N], with zx, zw and b as "
+        "integer product of the last axis of x with the first of w[K,N], with zx, zw and b[N] as "
         "in cim.conv",
         "%y = cim.matmul(%x, %w): i32[1,10]",
     ),

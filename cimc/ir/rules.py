@@ -70,11 +70,12 @@ def conv(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
         raise Misfit(f"group={group} must divide the {w[0]} kernels of {types[1]}")
     if isinstance(x[1], int) and x[1] != kernel[1] * group:
         raise Misfit(f"x has {x[1]} channels, w needs {kernel[1]} in each of {group} groups")
-    _zeros(types, kernel[0])
     up = attrs["up"] or (1,) * (len(x) - 2)
     if len(up) != len(x) - 2 or min(up, default=1) < 1:
         raise Misfit(f"up={list(up)} must have a factor of at least 1 for each spatial axis")
-    return [TensorType("i32", (x[0], kernel[0], *_slide(spread(x[2:], up), kernel[2:], attrs)))]
+    out = _slide(spread(x[2:], up), kernel[2:], attrs)
+    _zeros(types, kernel[0], (1, kernel[0], *out))
+    return [TensorType("i32", (x[0], kernel[0], *out))]
 
 
 def spread(sizes: Sequence[Dim], up: Sequence[int]) -> list[Dim]:
@@ -85,14 +86,26 @@ def spread(sizes: Sequence[Dim], up: Sequence[int]) -> list[Dim]:
     ]
 
 
-def _zeros(types: Sequence[TensorType | None], channels: Dim) -> None:
-    """Zero points and bias of a layer: zx[1], zw[1] or [C], b[C]."""
-    named = zip(("zx", "zw", "b"), types[2:])
-    for name, type_ in named:
-        allowed = {"zx": (1,), "zw": (1, channels), "b": (channels,)}[name]
-        if type_ is not None and (len(_shape(type_)) != 1 or _shape(type_)[0] not in allowed):
-            sizes = " or ".join(f"[{size}]" for size in allowed)
+def _zeros(
+    types: Sequence[TensorType | None], channels: Dim, places: tuple[Dim, ...] | None = None
+) -> None:
+    """Zero points and bias of a layer: zx[1], zw[1] or [C], b[C] or the shape of `places`."""
+    shapes: dict[str, list[tuple[Dim, ...]]] = {
+        "zx": [(1,)],
+        "zw": [(1,), (channels,)],
+        "b": [(channels,), *([places] if places else [])],
+    }
+    for name, type_ in zip(shapes, types[2:]):
+        if type_ is not None and not any(_meets(_shape(type_), shape) for shape in shapes[name]):
+            sizes = " or ".join(f"[{','.join(map(str, shape))}]" for shape in shapes[name])
             raise Misfit(f"{name} must have the shape {sizes}, not {type_}")
+
+
+def _meets(shape: tuple[Dim, ...], wanted: tuple[Dim, ...]) -> bool:
+    """Whether a shape is the wanted one, where that is known."""
+    return len(shape) == len(wanted) and all(
+        a == b or not isinstance(b, int) for a, b in zip(shape, wanted)
+    )
 
 
 def matmul(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:

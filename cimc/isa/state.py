@@ -137,7 +137,7 @@ class Accumulators:
 @dataclass
 class Addend:
     """What is added to accumulators: `values` [S, n], [S, 1] or [1, n]; none is larger than
-    `bound` in magnitude."""
+    `bound` in magnitude. A row of a table at the positions of lanes has [S, n]."""
 
     values: Ints
     bound: int

@@ -17,7 +17,7 @@ from cimc.isa import effects
 #   bits     %d[lo:hi]          result bits, one row each
 #   counts   %c[lo:hi]          popcount results
 #   acc      %a[lo:hi]          accumulators
-#   addend   %c[lo:hi] | %x.valid | %x.ones | data[lo:hi]
+#   addend   %c[lo:hi] | %x.valid | %x.ones | data[lo:hi] | data[p] or data[p, lo:hi]
 #   rows     t[tile][lo:hi]     stored rows
 #   row      t[tile][i]         one stored row
 #   vec      buf[p] or buf[p, lo:hi]   the channels at a position

@@ -176,6 +176,8 @@ def _lookup(machine: Machine, kind: str, arg: Operand) -> Resolver:
             unit = units[arg.name]
             return lambda env: unit
         case Ref():
+            if arg.index is not None:
+                return _row(machine, arg, arg.index)
             return _constant(kind, machine.data[arg.name], arg.range)
     raise AssertionError(f"operand {arg} of kind {kind}")
 
@@ -273,6 +275,23 @@ def _constant(kind: str, data: Data, span: Range | None) -> Resolver:
         return Addend(values, bound)
 
     return image if kind == "cells" else resolve
+
+
+def _row(machine: Machine, arg: Ref, index: Affine) -> Resolver:
+    """An addend that is a row of a table, or one for each lane: then for all samples alike."""
+    table, span, samples = machine.data[arg.name].array, arg.range, machine.samples
+    assert isinstance(table, np.ndarray)
+    bound = max(abs(int(v)) for v in (table.min(initial=0), table.max(initial=0)))
+
+    def resolve(env: Env) -> Addend:
+        position: int | Ints = index.value(env)
+        part: Any = table[position]
+        part = part if span is None else part[..., slice(*_span(span, env))]
+        held = exact(part, "i64")
+        values = np.tile(held, (samples, 1)) if held.ndim > 1 else held[None]
+        return Addend(values, bound)
+
+    return resolve
 
 
 def _option(machine: Machine, kind: str, value: Option) -> Resolver:

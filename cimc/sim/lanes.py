@@ -134,7 +134,7 @@ def _buffers(instr: Instr) -> Iterator[tuple[str, Ref | None, str]]:
     for param, arg in zip(TABLE[instr.op].params, instr.args, strict=True):
         if isinstance(arg, Refs):
             yield from ((name, None, param.role) for name in arg.names)
-        elif isinstance(arg, Ref) and arg.index is not None:
+        elif isinstance(arg, Ref) and param.kind in ("vec", "scalar"):
             yield arg.name, arg, param.role
     for value in instr.opts.values():
         if isinstance(value, Ref) and value.index is not None:

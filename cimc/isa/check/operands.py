@@ -40,7 +40,8 @@ _EXPECTED = {
     "bits": "result bits such as `%d[0:32]`",
     "counts": "counts such as `%c[0:32]`",
     "acc": "accumulators such as `%a[0:32]`",
-    "addend": "counts `%c[0:32]`, `%x.valid`, `%x.ones` or constants `data[0:32]`",
+    "addend": "counts `%c[0:32]`, `%x.valid`, `%x.ones`, or constants `data[0:32]` or "
+    "`data[p, 0:32]`",
     "rows": "rows such as `t[0][0:32]`",
     "row": "one row such as `t[0][5]`",
     "vec": "a buffer at a position, such as `act1[p]`",
@@ -206,7 +207,8 @@ def _window(scope: Scope, site: Site, key: int | str, arg: Operand | Option, kin
 def _constants(
     scope: Scope, site: Site, key: int | str, arg: Operand | Option, kind: str
 ) -> Affine | None:
-    """Rows of a data item: `table` and `addend` are integers, `cells` are cells."""
+    """Rows of a data item: `table` and `addend` are integers, `cells` are cells. An addend may
+    be one row of a table of two axes, or a part of it."""
     item = _named(scope, site, key, arg, kind, (Data,))
     if item is None:
         return None
@@ -216,12 +218,27 @@ def _constants(
     if item.kind == "onnx" or (item.kind == "cells") != cells:
         scope.at(site, f"`{arg.name}` is `{item.kind}`, expected {_EXPECTED[kind]}", key)
         return None
+    if arg.index is not None and kind == "addend" and len(item.shape) == 2:
+        return _row(scope, site, key, arg, item)
     if arg.index is not None or not item.shape:
         _wrong(scope, site, key, kind)
         return None
     if arg.range is None:
         return Affine(item.shape[0])
     return _range(scope, site, key, arg.range, item.shape[0], f"rows of `{arg.name}`")
+
+
+def _row(scope: Scope, site: Site, key: int | str, arg: Ref, item: Data) -> Affine | None:
+    """One row of a table of two axes, or a part of it."""
+    assert arg.index is not None
+    rows, columns = item.shape
+    low, high = extent(arg.index, site.loops)
+    if low < 0 or high >= rows:
+        text = f"position {span(low, high)} is outside the {rows} rows of `{arg.name}`"
+        scope.at(site, text, key)
+    if arg.range is None:
+        return Affine(columns)
+    return _range(scope, site, key, arg.range, columns, f"columns of `{arg.name}`")
 
 
 def _scalar(scope: Scope, site: Site, key: int | str, arg: Operand | Option, kind: str) -> None:

@@ -166,8 +166,14 @@ def _read(scope: Scope, site: Site) -> None:
 def _accumulate(scope: Scope, site: Site) -> None:
     """acc.add, acc.sub."""
     within(scope, site, "shl", MAX_SHIFT + 1, "a shift")
-    if isinstance(site.instr.args[1], Ref):
+    addend = site.instr.args[1]
+    if not isinstance(addend, Ref):
+        return
+    constants = data(scope, site, 1)
+    if addend.index is None:
         _integers(scope, site, 1)
+    elif not is_integer(constants.kind):
+        scope.at(site, f"`{constants.name}` must hold integers", 1)
 
 
 def _acc_mac(scope: Scope, site: Site) -> None:
@@ -177,7 +183,9 @@ def _acc_mac(scope: Scope, site: Site) -> None:
 def _integers(scope: Scope, site: Site, key: int) -> None:
     constants = data(scope, site, key)
     if len(constants.shape) != 1 or not is_integer(constants.kind):
-        scope.at(site, f"`{constants.name}` must be a vector of integers", key)
+        two = len(constants.shape) == 2 and key == 1
+        help = f"of a table of two axes, one row: `{constants.name}[p]`" if two else None
+        scope.at(site, f"`{constants.name}` must be a vector of integers", key, help)
 
 
 RULES: dict[str, Callable[[Scope, Site], None]] = {

@@ -345,9 +345,13 @@ class _Follower:
         data = self.scope.names[ref.name]
         assert isinstance(data, Data)
         values = data.array
+        if ref.index is not None:
+            first, last = extent(self._pin(ref.index), site.loops)
+            values = values[first : last + 1]
         if ref.range is not None:
             low = extent(ref.range.start, site.loops)[0]
-            values = values[low : extent(ref.range.start + ref.range.size, site.loops)[1]]
+            high = extent(ref.range.start + ref.range.size, site.loops)[1]
+            values = values[low:high] if ref.index is None else values[:, low:high]
         return (int(np.min(values)), int(np.max(values))) if values.size else (0, 0)
 
 

@@ -19,7 +19,7 @@ from cimc.isa.program import Affine, Ref
 from cimc.sim.packed.context import Context, together
 from cimc.sim.packed.flow import Refused, Site
 from cimc.sim.packed.loads import Source
-from cimc.sim.packed.terms import Sum
+from cimc.sim.packed.terms import Addends, Sum
 
 Ints = npt.NDArray[np.int64]
 Terms = npt.NDArray[np.void]
@@ -57,7 +57,8 @@ class Out:
 @dataclass
 class Part:
     """The channels [lo, lo + size) of a target, at certain positions: their terms, with
-    accumulators counted from the first channel, and what is added to them."""
+    accumulators counted from the first channel, and what is added to them, [1, size] or for each
+    value of the outer variable [values, size]."""
 
     target: Target
     lo: int
@@ -131,7 +132,7 @@ def _follows(before: Out, out: Out) -> bool:
 def _join(ctx: Context, target: Target, outs: list[Out]) -> Part:
     first, total = outs[0], sum(out.size for out in outs)
     part = Part(target, first.lo, total, first.out, first.at, first.starts,
-                first.sum.terms[:0], np.zeros(total, np.int64))  # fmt: skip
+                first.sum.terms[:0], np.zeros((1, total), np.int64))  # fmt: skip
     pieces = []
     for found in {id(out.sum): out.sum for out in outs}.values():
         mine = {out.number: out.lo - first.lo for out in outs if out.sum is found}
@@ -152,10 +153,7 @@ def _constants(
 ) -> None:
     """What is added to the accumulators, and the factors of terms."""
     for addend in found.addends:
-        numbers = ctx.data(addend.data).astype(np.int64)
-        for o, acc, n, coef, start in addend.rows:
-            if o in shift:
-                part.base[shift[o] + acc : shift[o] + acc + n] += coef * numbers[start : start + n]
+        _add_constants(ctx, part, addend, shift)
     for scaled in found.scaled:
         factor = np.zeros(part.size, np.int64)
         numbers = ctx.data(scaled.data).astype(np.int64)
@@ -169,6 +167,20 @@ def _constants(
         for o, at in shift.items():
             factor[at : at + sizes[o]] = numbers[starts[o] : starts[o] + sizes[o]]
         part.factors.append(factor)
+
+
+def _add_constants(ctx: Context, part: Part, addend: Addends, shift: dict[int, int]) -> None:
+    """Add the rows of a table to the sums: one for all positions, or one for each."""
+    numbers = ctx.data(addend.data).astype(np.int64)
+    numbers = numbers.reshape(-1, numbers.shape[-1])
+    moves = (addend.rows[:, 6] != 0).any()
+    if moves and len(part.base) == 1:
+        part.base = np.repeat(part.base, len(ctx.values), axis=0)
+    for o, acc, n, coef, start, place, step in addend.rows:
+        if o in shift:
+            at = place + step * ctx.values if moves else np.full(1, place)
+            first = shift[o] + acc
+            part.base[:, first : first + n] += coef * numbers[at, start : start + n]
 
 
 # -- groups of a window ----------------------------------------------------------------
@@ -223,7 +235,7 @@ def _cut(part: Part, start: int, end: int) -> Part:
         starts=tuple(at + start for at in part.starts),
         size=end - start,
         terms=terms,
-        base=part.base[start:end],
+        base=part.base[:, start:end],
         scalars=[(ref, factor[start:end]) for ref, factor in part.scalars],
         factors=[factor[start:end] for factor in part.factors],
     )

@@ -87,7 +87,8 @@ def _step(ctx: Context, part: Part, group: int, depthwise: bool) -> Step:
         access = ctx.layout.access(source.buffer)
         places = taps(access, source, _line(ctx, part.at), group)
         outcome = _inputs(ctx, step, source, part, places, depthwise)
-    outcome.start, outcome.aligned = outcome.start + part.base, aligned
+    _add_base(outcome, part.base)
+    outcome.aligned = aligned
     finish(ctx, step, part, outcome)
     _classes(step, outcome, vecs)
     if depthwise:
@@ -112,7 +113,7 @@ def _check_bound(ctx: Context, part: Part) -> None:
     mark = np.zeros(part.size + 1)
     np.add.at(mark, terms["acc"], size * scale)
     np.add.at(mark, terms["acc"] + terms["n"], -size * scale)
-    bound = np.cumsum(mark[:-1]) + np.abs(part.base)
+    bound = np.cumsum(mark[:-1]) + np.abs(part.base).max(axis=0, initial=0)
     for ref, factor in part.scalars:
         form = ctx.layout.slot(ref.name).format
         bound = bound + np.abs(factor) * max(abs(form.least), abs(form.most))
@@ -247,6 +248,18 @@ def _add_valid(outcome: Outcome, u: matrix.Matrix, places: Taps, padded: bool) -
     by_tap = u.reshape(u.shape[0], -1, places.size).sum(axis=2, dtype=np.int64)
     outcome.start = outcome.start + inside.astype(np.int64) @ by_tap.T
     outcome.classes = classes
+
+
+def _add_base(outcome: Outcome, base: Ints) -> None:
+    """Constants, the same for all positions or others for each: then positions that start with
+    the same sums make a class."""
+    if len(base) > 1:
+        start = outcome.start if outcome.classes is None else outcome.start[outcome.classes]
+        start = start + base
+        first, outcome.classes = kinds(start)
+        outcome.start = start[first]
+    else:
+        outcome.start = outcome.start + base
 
 
 def _gather(step: Step, places: Taps, how: int, unit: int) -> None:

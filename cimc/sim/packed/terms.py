@@ -35,10 +35,11 @@ MAX_TERMS = 1 << 20
 
 @dataclass
 class Addends:
-    """Constants added to accumulators: rows (out, acc, n, coef, start in the data item)."""
+    """Constants added to accumulators: rows (out, acc, n, coef, start in the data item, place,
+    step). A table of two axes is read at row place + step * (the outermost loop's variable)."""
 
     data: str
-    rows: Ints  # [rows, 5]
+    rows: Ints  # [rows, 7]
 
 
 @dataclass
@@ -122,7 +123,8 @@ class Reader:
         addend = site.instr.args[1]
         if isinstance(addend, Ref):
             start, _ = self._table(addend, env, count, n)
-            rows = np.stack([out, acc, n, coef, start], axis=1)
+            step, place = self._moving(addend.index or Affine(), env, count)
+            rows = np.stack([out, acc, n, coef, start, place, step], axis=1)
             found.addends.append(Addends(addend.name, _clip(rows, found)))
             return
         assert isinstance(addend, Reg)
@@ -310,6 +312,12 @@ class Reader:
             return np.zeros(count, np.int64), n
         return self._span(table.range, env, count)
 
+    def _moving(self, index: Affine, env: Env, count: int) -> tuple[Ints, Ints]:
+        """How far a position moves with the outermost loop, and where it is at 0 of that."""
+        step = dict(index.terms).get(self.var, 0)
+        rest = index - Affine.of(self.var) * step
+        return np.full(count, step, np.int64), self.values(rest, env, count)
+
     def _same_source(self, found: Sum, source: Source | None, position: Affine | None) -> None:
         if source is None or position is None:
             return
@@ -350,7 +358,7 @@ def _outer(path: Path, outer: Path, outs: int) -> Ints:
 
 
 def _clip(rows: Ints, found: Sum) -> Ints:
-    """Rows (out, acc, n, coef, start) cut to the accumulators of the store."""
+    """Rows (out, acc, n, coef, start, …) cut to the accumulators of the store."""
     lo = found.lo[rows[:, 0]]
     hi = lo + found.size[rows[:, 0]]
     first = np.maximum(rows[:, 1], lo)
