@@ -115,7 +115,8 @@ def _i32(array: Any) -> Any:
 
 def _places_bias(conv: Node, k: Any, factor: Value | None, scale: float) -> Any:
     """k / (scale * factor) as integers [1, C, *out] in float64, where it is that, differs along
-    more than the channels, and the unit is a power of two for each channel; else None."""
+    more than the channels, and the unit is a power of two for each channel; else None. (A
+    negative one would make -0 of a sum of 0.)"""
     dims = (conv.output.tensor.shape or ())[1:]
     if not all(isinstance(d, int) for d in dims) or 0 in dims:
         return None
@@ -126,7 +127,9 @@ def _places_bias(conv: Node, k: Any, factor: Value | None, scale: float) -> Any:
     except ValueError:
         return None
     units = alpha * scale
-    if not all(power_of_two(u) and 2.0**-60 <= abs(u) <= 2.0**60 for u in units.ravel().tolist()):
+    if scale <= 0 or not all(map(power_of_two, units.ravel().tolist())):
+        return None
+    if units.min() < 2.0**-60 or units.max() > 2.0**60:
         return None
     steps: Any = k / units
     flat = steps.reshape(dims[0], -1)

@@ -76,6 +76,16 @@ def corrections(draw, build, x, channels):
     return [zx, zw, b if draw(st.booleans()) else None]
 
 
+def places(draw, build, y):
+    """b[1,C,*out]: a number for each place of y, or for its borders and for all others."""
+    shape = (1, *y.tensor.static[1:])
+    bias = build.rng.integers(-500, 500, shape).astype(np.int32)
+    if draw(st.booleans()):
+        inner = tuple(slice(1, max(1, n - 1)) for n in shape[2:])
+        bias[:, :, *inner] = 7
+    return build.const("i32", bias)
+
+
 def check(draw, build, outputs, **options):
     """The program of the graph, printed and parsed again, against the graph's meaning."""
     graph = build.finish(*outputs)
@@ -122,9 +132,12 @@ def test_convolutions(data):
     if draw(st.booleans()):
         attrs["pads"] = tuple(draw(st.integers(0, 2)) for _ in range(2 * rank))
     try:
-        y = build.op("cim.conv", x, w, *corrections(draw, build, x, group * out), **attrs)
+        given = corrections(draw, build, x, group * out)
+        y = build.op("cim.conv", x, w, *given, **attrs)
     except Misfit:
         assume(False)
+    if draw(st.booleans()):
+        build.graph.nodes[-1].inputs[4] = places(draw, build, y)
     check(draw, build, [y])
 
 

@@ -134,7 +134,17 @@ def test_conv_zero_points(data: Any, seed: int, elem: str, weights: str) -> None
     up = data.draw(st.tuples(*[st.integers(1, 3)] * rank))
     attrs = {"group": group, "up": up, **data.draw(windows(rank))}
     args = [(elem, x), (weights, w), *zeros(rng, elem, 2 * group, data.draw(st.booleans()))]
+    if data.draw(st.booleans()):
+        args[4] = "i32", places(rng, elem, args, attrs)
     check("cim.conv", args, attrs, 13, consts=[1, 3, 4])
+
+
+def places(rng: Any, elem: str, args: list[tuple[str, Any]], attrs: dict[str, Any]) -> Any:
+    """b[1,C,*out]: a number for each place of the result."""
+    row = TABLE["cim.conv"]
+    types = [TensorType(kind, array.shape) for kind, array in args[:2]]
+    (type_,) = row.types(types, row.full_attrs(attrs))
+    return rng.integers(-(2**20), 2**20, (1, *type_.static[1:])).astype(np.int32)
 
 
 @CASES

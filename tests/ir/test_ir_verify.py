@@ -39,6 +39,11 @@ GOOD = [
     ["%y = cim.sign(%f) zero=1: bip[1,4]"],
     [KERNEL, "%y = cim.conv(%i, %k): i32[1,8,4,4]"],
     ["const %th: i32[4] = [1, 2, 3, 4]", "%y = cim.threshold(%x, %th, _): bip[1,4]"],
+    [
+        KERNEL,
+        "const %b: i32[1,8,4,4] = random seed=2",
+        "%y = cim.conv(%i, %k, _, _, %b): i32[1,8,4,4]",
+    ],
     ["%y = onnx.Anything(%q, _) a=[1,2]: any"],
     ["%y = cim.host(%x) body=graph @b(%a: i32[1,4]) -> (%a) {", "}: i32[1,4]"],
     [KERNEL, "%y = cim.conv(%i, %k): i32[1,8,4,4]", "place %k[0:8] blocks=0:2 width=18"],
@@ -58,6 +63,22 @@ BAD = [
     (["%y = cim.matmul(%x, %x): i32[1,4]"], "operand w of cim.matmul, %x, must be a constant"),
     # the type rule and the stated types
     ([KERNEL, "%y = cim.conv(%i, %k) group=3: i32[1]"], "cim.conv: group=3 must divide"),
+    (
+        [
+            KERNEL,
+            "const %b: i32[1,8,6,6] = random seed=2",
+            "%y = cim.conv(%i, %k, _, _, %b): i32[1,8,4,4]",
+        ],
+        "cim.conv: b must have the shape [8] or [1,8,4,4], not i32[1,8,6,6]",
+    ),
+    (
+        [
+            "const %w: bip[4,2] = random seed=1",
+            "const %b: i32[1,2] = random seed=2",
+            "%y = cim.matmul(%x, %w, _, _, %b): i32[1,2]",
+        ],
+        "cim.matmul: b must have the shape [2], not i32[1,2]",
+    ),
     (["%y = cim.relu(%x): i32[1,5]"], "%y is stated as i32[1,5], the operands make i32[1,4]"),
     (["%y = cim.relu(%x): i8[1,4]"], "%y is stated as i8[1,4]"),
     (["%y = cim.relu(%x): i32[4]"], "%y is stated as i32[4]"),

@@ -31,6 +31,8 @@ def reach(code: str) -> tuple[int, int]:
     text = HEAD.format(bits=2) + "\n".join(code.split("; ")) + "\n"
     parsed = parse(text, "t.cim")
     parsed.data.append(Data("k", "i32", np.array([-7, 3, 5, 100], np.int32)))
+    places = np.array([[-7, 3, 5, 100], [1, -9, 2, 3], [400, 0, 0, -300]], np.int32)
+    parsed.data.append(Data("places", "i32", places))
     with pytest.raises(CompileError) as caught:
         check(parsed)
     words = caught.value.message.split("can reach ")[1].split(",")[0].split(" … ")
@@ -51,6 +53,14 @@ ADD = "acc.add %a[0:4], %c[0:4]"
             -10,
             10,
         ),
+        # the rows and columns of a table that are reached, whichever comes
+        (
+            "acc.clr %a[0:4]; for p in 0:2; acc.clr %a[0:4]; acc.add %a[0:4], places[p]; end",
+            -9,
+            100,
+        ),
+        ("acc.clr %a[0:3]; acc.sub %a[0:3], places[2, 0:3], shl=1", -800, 0),
+        ("acc.clr %a[0:2]; acc.sub %a[0:2], places[2, 2:4], shl=1", 0, 600),
         # 40 columns in segments of 16, 16 and 8
         (
             "acc.clr %a[0:4]; for s in 0:3; ld.vector %x, b[0], width=16, seg=s; "

@@ -160,18 +160,20 @@ def pad(draw, program):
 
 
 def addend(draw, program):
-    """One more thing that is added to the sums: ones or valid columns of the latch, constants."""
+    """One more thing that is added to the sums: ones or valid columns of the latch, constants, or
+    those of a position."""
     spots = _instrs(program, "acc.add", "acc.sub")
     for body, i in draw.sample(spots, min(1, len(spots))):
         acc, arg = body[i].args
         latches = {a.name for la in walk(body) for a in la.args if isinstance(a, Reg)} & {"x"}
-        kinds = [*(["valid", "ones"] if latches else []), "table"]
+        kinds = [*(["valid", "ones"] if latches else []), "table", "row"]
         kind = draw.choice(kinds)
-        if kind == "table":
-            size = acc.range.size.const
-            table = Data(_fresh(program, "k"), "i32", draw.arrays.integers(-9, 9, size).astype("i"))
-            program.data.append(table)
-            arg = Ref(table.name)
+        if kind in ("table", "row"):
+            places = [s.args[0].index for s in walk(body) if s.op.startswith("st.")] or [Affine()]
+            shape = [draw.choice([4, 144])] * (kind == "row") + [acc.range.size.const]
+            array = draw.arrays.integers(-9, 9, shape).astype("i")
+            program.data.append(table := Data(_fresh(program, "k"), "i32", array))
+            arg = Ref(table.name, draw.choice(places) if kind == "row" else None)
         else:
             arg = Reg("x", None, kind)
         op = draw.choice(["acc.add", "acc.sub"])

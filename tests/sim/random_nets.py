@@ -106,7 +106,10 @@ class Net:
                 self.budget -= cost
                 w = self.const("w", weights, values(self.draw, weights, found))
                 op = "cim.matmul" if matrix else "cim.conv"
-                return self.op(op, [x, w, *self._corrections(x, w, matrix)], **attrs)
+                zx, zw, b = self._corrections(x, w, matrix)
+                if not matrix and self.draw.chance(0.25):
+                    b = self._places(x, w, attrs)
+                return self.op(op, [x, w, zx, zw, b], **attrs)
         return None
 
     def _many(self):
@@ -172,6 +175,18 @@ class Net:
         if draw.chance(0.4):
             bias = self.const("b", "i32", draw.arrays.integers(-99, 99, channels))
         return zx, zw, bias
+
+    def _places(self, x, w, attrs):
+        """A bias for each place, many of them alike, as borders make them."""
+        draw, row = self.draw, TABLE["cim.conv"]
+        (type_,) = row.types([x.type, w.type], row.full_attrs(attrs))
+        shape = (1, *type_.shape[1:])
+        most = draw.choice([3, 99, 99, 30000, 1 << 20])
+        bias = draw.arrays.integers(-most, most, shape)
+        if draw.chance(0.6):
+            inner = tuple(slice(min(1, n - 1), max(1, n - 1)) for n in shape[2:])
+            bias[:, :, *inner] = bias[:, :, *(slice(0, 1) for _ in inner)]
+        return self.const("b", "i32", bias)
 
     # -- what follows --
 

@@ -321,8 +321,23 @@ class Wild(Declarations):
         return [Instr(op, (Reg(name, part), found), self.opts(shl=shl))]
 
     def constants(self, scope, size):
-        """Integers to add, one for each channel."""
+        """Integers to add, one for each channel; at times those of a position."""
+        if self.draw.chance(0.3):
+            return self.row_of_table(scope, size)
         return self.table(scope, self.draw.choice(["i32", "i8", "u4", "i16"]), size)
+
+    def row_of_table(self, scope, size):
+        """Part of a row of a table, or all of it, at a position that goes with the loops or
+        doesn't."""
+        kind, more = self.draw.choice(["i32", "i8", "u4", "i16"]), self.draw.choice([0, 0, 2])
+        rows = max([extent(Affine.of(loop.var), scope.loops)[1] for loop in scope.loops] + [0])
+        rows += self.draw.randint(1, 3)
+        array = values(self.draw, kind, (rows, size + more))
+        if kind == "i32":
+            array = np.clip(array, -500, 500)
+        name, index = self.constant(kind, array), self.affine(scope, rows, position=True)
+        part = self.ranges(scope, size + more, size) if more or self.draw.chance(0.5) else None
+        return Ref(name, index, part)
 
     def table(self, scope, kind, size):
         """Constants for each channel: all of an item, or part of a longer one."""

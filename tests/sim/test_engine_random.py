@@ -15,6 +15,7 @@ from program_reducer import reduced
 from random_draws import PLANES, Draw
 from random_programs import cases, instructions, random_case, readable
 
+from cimc.isa.program import Ref
 from cimc.isa.table import TABLE
 from cimc.sim import reference
 from cimc.sim.feed import Feed
@@ -185,8 +186,8 @@ def test_many_programs(case):
 def test_the_programs_cover_the_instruction_set():
     """Every instruction and option, every element type of a latch, and results of many types."""
     seen, options, types, ways, plain, loops = Counter(), set(), set(), Counter(), 0, 0
-    failed = 0
-    for seed in range(200):
+    failed, rows = 0, 0
+    for seed in range(300):
         case = random_case(seed)
         instrs = instructions(case.program)
         seen.update({instr.op for instr in instrs})
@@ -195,10 +196,13 @@ def test_the_programs_cover_the_instruction_set():
         plain, loops = plain + case.plain, loops + case.loops
         failed += bool(expected(case).error)
         options |= {(instr.op, name) for instr in instrs for name in instr.opts}
+        addends = [i.args[1] for i in instrs if i.op in ("acc.add", "acc.sub")]
+        rows += any(isinstance(a, Ref) and a.index is not None for a in addends)
     assert set(TABLE) - {op for op, count in seen.items() if count >= 3} == set()
     wanted = {(op, opt.name) for op, row in TABLE.items() for opt in row.opts}
     assert wanted - options == set()
     assert {*PLANES, "i16", "u16", "i32", "u32", "i64", "f16", "f32", "f64"} - types == set()
     assert min(ways.values()) > 20
     assert 0.3 < plain / loops < 0.7
-    assert 0.02 < failed / 200 < 0.3
+    assert 0.02 < failed / 300 < 0.3
+    assert rows > 30  # programs with a row of a table for a position

@@ -135,6 +135,8 @@ def _step(step: Step) -> StepWords:
         return StepWords(what, BETWEEN[step.kernel], "", "", step.work, step.unit)
     result = _RESULTS[int(step.params[P.FINISH])]
     way, rows = _product(step)
+    if step.by_place:
+        way = "constants by position" if way == "constants" else f"{way} on constants by position"
     return StepWords(what, way, rows, result, step.work, step.unit)
 
 

@@ -30,6 +30,7 @@ class Step:
     samples; `pairs` of lane vectors can be shared out like rows.
 
     work: multiply-accumulates (of bits where `unit` is "bit"), or elements, for one sample.
+    by_place: sums start with constants that differ from position to position.
     counts: the instruction whose `ones` the kernel returns; `fixed` ones a sample come on top."""
 
     layer: str
@@ -42,6 +43,7 @@ class Step:
     work: int = 0
     unit: str = "element"
     shared: bool = True  # whether rows of one sample can be shared out
+    by_place: bool = False
     counts: str = ""
     fixed: int = 0
     bases: list[tuple[int, str, int]] = field(default_factory=list)

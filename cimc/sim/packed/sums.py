@@ -88,7 +88,7 @@ def _step(ctx: Context, part: Part, group: int, depthwise: bool) -> Step:
         places = taps(access, source, _line(ctx, part.at), group)
         outcome = _inputs(ctx, step, source, part, places, depthwise)
     _add_base(outcome, part.base)
-    outcome.aligned = aligned
+    outcome.aligned, step.by_place = aligned, len(part.base) > 1
     finish(ctx, step, part, outcome)
     _classes(step, outcome, vecs)
     if depthwise:
