@@ -90,10 +90,9 @@ def _add_places(rw: Rewriter, node: Node) -> bool:
     bias = _places_bias(conv, node.arg(1 - index).const, factor, found[1])
     if bias is None or bounds(found[0], rw.made).reach + np.abs(bias).max() >= F32_EXACT:
         return False
-    b, name = conv.operand(4), node.output.name
-    if b is not None:
-        bias = bias + lying_along(b.const, bias.ndim, 1) if b.const.ndim == 1 else bias + b.const
-    operands = [*(conv.operand(i) for i in range(4)), rw.const(f"{name}.b", _i32(bias), "i32")]
+    name = node.output.name
+    bias = _with_bias(bias, conv.operand(4))
+    operands = [*(conv.operand(i) for i in range(4)), rw.const(f"{name}.b", bias, "i32")]
     q = rw.op("cim.conv", operands, f"{name}.q", conv, dict(conv.attrs), found[0].tensor)
     if factor is None:
         rw.encode(node.output, q, found[1], node)
@@ -109,16 +108,22 @@ def _only_user(rw: Rewriter, value: Value) -> bool:
     return len(rw.users(value)) == 1 and value not in rw.graph.outputs
 
 
-def _i32(array: Any) -> Any:
-    return array.astype(np.int32)
+def _with_bias(bias: Any, b: Value | None) -> Any:
+    """The sum of both as int32 [1, C, *out], or [C] if it is the same everywhere."""
+    if b is not None and b.const is not None:
+        bias = bias + (b.const if b.const.ndim > 1 else lying_along(b.const, bias.ndim, 1))
+    flat = bias.reshape(bias.shape[1], -1)
+    bias = flat[:, 0] if (flat == flat[:, :1]).all() else bias
+    return np.ascontiguousarray(bias.astype(np.int32))
 
 
 def _places_bias(conv: Node, k: Any, factor: Value | None, scale: float) -> Any:
-    """k / (scale * factor) as integers [1, C, *out] in float64, where it is that, differs along
-    more than the channels, and the unit is a power of two for each channel; else None. (A
+    """k / (scale * factor) as integers [1, C, *out] in float64, where it is that, has more than
+    one number for each channel, and the unit is a power of two for each channel; else None. (A
     negative one would make -0 of a sum of 0.)"""
-    dims = (conv.output.tensor.shape or ())[1:]
-    if not all(isinstance(d, int) for d in dims) or 0 in dims:
+    shape = conv.output.tensor.shape or ()
+    dims, by_place = shape[1:], max((1, *k.shape[max(0, k.ndim - len(shape) + 2) :])) > 1
+    if not by_place or not all(isinstance(d, int) for d in dims) or 0 in dims:
         return None
     alpha = np.ones(1) if factor is None or factor.const is None else factor.const
     try:
@@ -132,8 +137,7 @@ def _places_bias(conv: Node, k: Any, factor: Value | None, scale: float) -> Any:
     if units.min() < 2.0**-60 or units.max() > 2.0**60:
         return None
     steps: Any = k / units
-    flat = steps.reshape(dims[0], -1)
-    if (flat == flat[:, :1]).all() or not (np.abs(steps) < F32_EXACT).all():
+    if not (np.abs(steps) < F32_EXACT).all():
         return None
     return steps if (steps == np.floor(steps)).all() else None
 
@@ -302,9 +306,9 @@ class SinkDequant(Pass):
        `Q(x)`
     10. `Slice(d(q))` with steps of one, `Split(d(q))` ⇒ `d(cim.slice(q))`
     11. `Concat(d(a), d(b))` of one type, scale and zero point ⇒ `d(cim.concat(a, b))`
-    12. `d(cim.conv(x, w, b)) scale=s + K`, K a constant that differs from place to place and is
-       a whole number of s, a power of two ⇒ `d(cim.conv(x, w, b + K / s)) scale=s`, sums below
-       2**24; also with a product with powers of two along the channels between them
+    12. `d(cim.conv(x, w, b)) scale=s + K`, K a constant for each place, whole numbers of s, a
+       power of two ⇒ `d(cim.conv(x, w, b + K / s)) scale=s`, sums below 2**24; also with a
+       product with powers of two along the channels between them
     """
 
     name = "sink-dequant"
