@@ -2,8 +2,9 @@
 
     sum (x - zx)(w - zw) + b = sum x·w + (b - zx·s) - zw·sum x,   s = sum w - K·zw
 
-for each channel, b perhaps for each position; every column counts, padded taps holding zx. A zero point zx that is known now
-goes into the first term, one that comes at run time multiplies -s then.
+for each channel, b perhaps for each position; every column counts, padded taps holding zx. A
+zero point zx that is known now goes into the first term, one that comes at run time multiplies -s
+then.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ class Load:
 @dataclass(frozen=True)
 class Corrections:
     """What is added to the sums of products, by names of data items with one integer for each
-    channel: `start` at once, with one row for each position `at`, if that is there; `by_zero` times the zero point `zero` (a buffer's element), `by_sum`
-    times the sum of the input's values."""
+    channel: `start` at once, with `at` one row of it for each position; `by_zero` times the zero
+    point `zero` (a buffer's element), `by_sum` times the sum of the input's values."""
 
     start: str | None = None
     at: Affine | None = None

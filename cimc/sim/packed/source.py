@@ -57,7 +57,7 @@ class Taps:
 
 def kinds(rows: npt.NDArray[np.integer[Any]]) -> tuple[Ints, Ints]:
     """The first of each kind of equal rows, and the kind of each row."""
-    if rows.shape[1] <= 60 and 0 <= rows.min(initial=0) and rows.max(initial=0) <= 1:
+    if rows.shape[1] <= 60 and rows.min(initial=0) >= 0 and rows.max(initial=0) <= 1:
         keys = rows.astype(np.int64) @ (np.int64(1) << np.arange(rows.shape[1]))
         _, first, kind = np.unique(keys, return_index=True, return_inverse=True)
     else:
