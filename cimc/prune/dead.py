@@ -245,12 +245,12 @@ def _into_integers(rw: Rewriter, layer: Kernels, added: Any) -> None:
     assert slot is not None
     vector = _vector(layer, added)
     bias = node.operand(slot)
-    total = added if vector is None else vector
+    total = (added if vector is None else vector).astype(np.int64)
     if bias is not None and bias.const is not None:
-        old: Any = bias.const.astype(np.int64)
-        if total.ndim > 1 and old.ndim == 1:
-            old = old.reshape(-1, *(1,) * (total.ndim - 2))
-        total = total.astype(np.int64) + old
+        parts = [total, bias.const.astype(np.int64)]
+        rank = max(p.ndim for p in parts)
+        # a number for each kernel beside a map lies on its axis 1
+        total = sum(p.reshape(-1, *(1,) * (rank - 2)) if p.ndim < rank else p for p in parts)
     name = bias.name if bias is not None else f"{node.outputs[0].name}.b"
     node.inputs += [None] * (slot + 1 - len(node.inputs))
     node.inputs[slot] = rw.const(name, np.ascontiguousarray(total.astype(np.int32)), "i32")
