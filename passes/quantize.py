@@ -2,46 +2,36 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from math import prod
 
 from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.affine import fold_affine
-from cimc.driver.calibration import Calibration
+from cimc.driver.calibrated import (
+    activation_bytes,
+    check_float,
+    data_for,
+    listed,
+    name_all,
+    say_why,
+    set_aside,
+    skipped,
+)  # fmt: skip
 from cimc.driver.rewrite import scalar
 from cimc.driver.stored import held
-from cimc.driver.trial import run_pipeline, tried
-from cimc.errors import CompileError, raise_all
+from cimc.driver.trial import run_pipeline
+from cimc.errors import CompileError
 from cimc.frontend.export import to_onnx
 from cimc.frontend.importer import import_model
 from cimc.frontend.layer_errors import LayerError, layer_errors
 from cimc.frontend.opset import raise_opset
 from cimc.frontend.static_quantiser import LAYERS, METHODS, quantise_static
 from cimc.ir.graph import Graph, Node, layer_name
-from cimc.ir.types import TensorType
 
 _LAYERS = tuple(f"onnx.{op}" for op in LAYERS)
 _LEAST = {"minmax": 1, "entropy": 8, "percentile": 8}  # samples that a method needs
 _OPSET = 13  # scales for each channel
 _WHERE = "pass 'quantize'"
-_QUANTISED = re.compile(r"(cim|qonnx)\.|.*([Qq]uantizeLinear|QLinear|Integer$)")
-
-
-def _data(ctx: PassContext, record: str) -> Calibration:
-    """The calibration data; CompileError without any, or with other data than `record` states."""
-    if ctx.calibration is None:
-        name = record.rpartition(":")[0] or "data.npz"
-        raise CompileError(
-            "static quantisation needs calibration data", _WHERE,
-            help=f"give --calibrate {name} (calibration= in Python); a model that was written by "
-            f"`cimc opt MODEL -p cleanup,quantize --calibrate {name} -o q.onnx` needs none",
-        )  # fmt: skip
-    ctx.calibration.check(record)
-    return ctx.calibration
 
 
 def _raise_opset(graph: Graph, ctx: PassContext) -> None:
@@ -50,35 +40,6 @@ def _raise_opset(graph: Graph, ctx: PassContext) -> None:
     if why:
         raise CompileError(why, _WHERE, help="export the model for operator set 13 or newer")
     run_pipeline(graph, "cleanup", ctx)
-
-
-def _say_why(graph: Graph, why: dict[Node, str]) -> None:
-    """Reasons for the operations of the same names."""
-    reasons = {node.source: text for node, text in why.items()}
-    for node in graph.nodes:
-        node.why = reasons.get(node.source, node.why)
-
-
-def _check_float(graph: Graph) -> None:
-    """Raises CompileError for a model that is quantised already."""
-    found = [layer_name(n) for n in graph.nodes if _QUANTISED.match(n.op)]
-    if found:
-        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
-        raise CompileError(
-            f"the model is quantised already: {', '.join(found[:4])}{more}", _WHERE,
-            help="the pipelines exact and auto take it as it is",
-        )  # fmt: skip
-
-
-def _named(graph: Graph) -> None:
-    """Every operation gets a name: the quantiser excludes by them, reports name layers by them."""
-    used: set[str] = set()
-    for node in graph.nodes:
-        name = node.source or node.outputs[0].name
-        while name in used:
-            name += "_"
-        used.add(name)
-        node.source = name
 
 
 def _constant_weights(graph: Graph, layers: Sequence[Node]) -> None:
@@ -90,31 +51,6 @@ def _constant_weights(graph: Graph, layers: Sequence[Node]) -> None:
             if value is not None and stored is not None:
                 rw.replace(value, rw.const(f"{value.name}.w", stored, value.elem), keep_name=False)
     graph.remove_dead()
-
-
-def _skipped(graph: Graph, texts: str) -> list[Node]:
-    """The operations that the patterns choose; CompileError for those that choose none."""
-    errors, found = [], list[Node]()
-    for text in filter(None, re.split(r"[+|]", texts)):
-        chosen = [n for n in graph.nodes if fnmatchcase(layer_name(n), text)]
-        found += chosen
-        if chosen:
-            continue
-        layers = [layer_name(n) for n in graph.nodes if n.op in _LAYERS]
-        close = difflib.get_close_matches(text, layers, 3)
-        listed = ", ".join(close or layers[:8])
-        help = f"did you mean {listed}?" if close else f"the layers are {listed or 'none'}"
-        errors.append(CompileError(f"no layer '{text}'", "quantize{skip}", help=help))
-    raise_all(errors)
-    return found
-
-
-def _set_aside(graph: Graph, ctx: PassContext) -> list[Node]:
-    """What the exact passes turn into work on bits and integers, as it is."""
-    twin, left = tried(graph, "exact", ctx)
-    if not any(n.domain == "cim" for n in twin.nodes):
-        return []
-    return [n for n in graph.nodes if n not in left]
 
 
 def _trouble(node: Node) -> str:
@@ -157,19 +93,6 @@ def _one_scale(layers: Sequence[Node]) -> list[str]:
         elif product and left is not None:
             found.append(node.arg(0).name)
     return found
-
-
-def _activation_bytes(graph: Graph) -> int:
-    """Memory of all float results of one sample."""
-    types = [v.type for n in graph.nodes for v in n.outputs]
-    sizes = [t.shape for t in types if isinstance(t, TensorType) and t.shape and t.elem == "f32"]
-    return 4 * sum(prod(d for d in shape if isinstance(d, int)) for shape in sizes)
-
-
-def _note(ctx: PassContext, what: str, names: Sequence[str]) -> None:
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    if names:
-        ctx.notes.append(f"quantize: {what}: {', '.join(names[:8])}{more}")
 
 
 def _table(errors: list[LayerError], bits: int) -> list[str]:
@@ -219,21 +142,22 @@ class Quantize(Pass):
             raise ValueError(f"samples must be at least {_LEAST[self.method]}")
 
     def run(self, graph: Graph, ctx: PassContext) -> bool:
-        data, old = _data(ctx, self.data), graph.opsets.get("onnx", _OPSET)
-        _check_float(graph)
+        data = data_for(ctx, self.data, self.name, "static quantisation")
+        old = graph.opsets.get("onnx", _OPSET)
+        check_float(graph, self.name)
         samples = data.samples(graph, self.samples, _LEAST[self.method])
         if old < _OPSET:
             _raise_opset(graph, ctx)
-        _named(graph)
-        skipped, aside = _skipped(graph, self.skip), _set_aside(graph, ctx)
-        layers = [n for n in graph.nodes if n.op in _LAYERS and n not in {*skipped, *aside}]
+        name_all(graph)
+        stated, aside = skipped(graph, self.skip, self.name), set_aside(graph, ctx)
+        layers = [n for n in graph.nodes if n.op in _LAYERS and n not in {*stated, *aside}]
         _constant_weights(graph, layers)
-        folded = fold_affine(graph, layers, {*skipped, *aside})
-        why = {n: "the option skip names it" for n in skipped}
+        folded = fold_affine(graph, layers, {*stated, *aside})
+        why = {n: "the option skip names it" for n in stated}
         why |= {n: text for n in layers if (text := _trouble(n))}
         layers = [n for n in layers if n not in why]
         if not layers:
-            _say_why(graph, why)
+            say_why(graph, why)
             ctx.notes.append("quantize: no float layer to quantise")
             return bool(folded) or old < _OPSET
         stay = {*why, *aside, *(n for n in graph.nodes if _stays(graph, n))}
@@ -241,22 +165,22 @@ class Quantize(Pass):
         after = quantise_static(
             before, samples, method=self.method, bits=self.bits,
             skip=[str(n.source) for n in graph.nodes if n in stay],
-            one_scale=_one_scale(layers), sample_bytes=_activation_bytes(graph),
+            one_scale=_one_scale(layers), sample_bytes=activation_bytes(graph),
             progress=ctx.progress,
         )  # fmt: skip
         errors = layer_errors(before, after, samples)
         graph.become(import_model(after, f"@{graph.name}"))
-        _say_why(graph, why)
+        say_why(graph, why)
         counted = "1 layer" if len(layers) == 1 else f"{len(layers)} layers"
         ctx.notes.append(
             f"quantize: {counted} to int8, weights of {self.bits} bits per channel, "
             f"ranges by {self.method} of {len(samples)} samples"
             + (f"; operator set {old} converted to {graph.opsets['onnx']}" if old < _OPSET else "")
         )
-        _note(ctx, "folded into the layers before", folded)
-        _note(ctx, "left in float", [layer_name(n) for n in why])
+        listed(ctx, "quantize: folded into the layers before", folded)
+        listed(ctx, "quantize: left in float", [layer_name(n) for n in why])
         exact = [layer_name(n) for n in aside if n.op in _LAYERS]
-        _note(ctx, "left for the exact passes", exact)
+        listed(ctx, "quantize: left for the exact passes", exact)
         ctx.notes.append("quantize: error of each layer's output, relative (rms)")
         ctx.notes += _table(errors, self.bits)
         return True
