@@ -1,6 +1,7 @@
 """The standard passes, in the order of the data flow, and the named pipelines."""
 
 from cimc.passes.allocate_tiles import AllocateTiles
+from cimc.passes.binarize import Binarize
 from cimc.passes.cleanup import Cleanup
 from cimc.passes.fold_lut import FoldLut
 from cimc.passes.fold_threshold import FoldThreshold
@@ -17,6 +18,7 @@ from cimc.passes.recognise_sign import RecogniseSign
 from cimc.passes.remove_dead_channels import RemoveDeadChannels
 from cimc.passes.sink_dequant import SinkDequant
 from cimc.passes.split_tiles import SplitTiles
+from cimc.passes.ternarize import Ternarize
 
 PASSES = [
     # any exporter's leavings
@@ -28,6 +30,8 @@ PASSES = [
     MergeDuplicates,
     RemoveDeadChannels,
     # float to integers, approximately
+    Binarize,
+    Ternarize,
     QuantizeDynamic,
     Quantize,
     # float to encoded integers
@@ -65,6 +69,16 @@ PIPELINES = {
     "int8": (
         "cleanup,quantize,read-qdq,recognise-quantization,fold-threshold,fold-lut,cleanup",
         "static quantisation by calibration data, then as exact",
+    ),
+    "binary": (
+        "cleanup,binarize,read-qdq,quantize-dynamic,recognise-any-alpha,fold-threshold,fold-lut,"
+        "cleanup",
+        "weights ±1 and two-level inputs by calibration data; the rest as auto",
+    ),
+    "ternary": (
+        "cleanup,ternarize,read-qdq,quantize-dynamic,recognise-any-alpha,fold-threshold,fold-lut,"
+        "cleanup",
+        "as binary, with weights -1, 0 and +1",
     ),
     "place": (
         "legalise,split-tiles,allocate-tiles",

@@ -26,13 +26,14 @@ Step = Callable[[Env], None]
 class Evaluator:
     """A graph made ready to run; onnxruntime sessions are opened once.
 
-    graph: its types need not be static; onnxruntime takes what it gets.
+    graph: its types need not be static; onnxruntime takes what it gets. threads: of its sessions,
+    0 for onnxruntime's choice.
     Raises CompileError where onnxruntime refuses a fragment.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, threads: int = 0) -> None:
         self.graph = graph
-        self._steps = _plan(graph)
+        self._steps = _plan(graph, threads)
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name. feeds: an array for each input by name, in the container of its
@@ -58,7 +59,7 @@ def output_names(graph: Graph) -> list[str]:
     return graph.output_names or [v.name for v in graph.outputs]
 
 
-def _plan(graph: Graph) -> list[Step]:
+def _plan(graph: Graph, threads: int) -> list[Step]:
     steps: list[Step] = []
     pending: list[Node] = []
     for node in graph.nodes:
@@ -67,11 +68,11 @@ def _plan(graph: Graph) -> list[Step]:
             pending.append(node)
             continue
         if pending:
-            steps.append(_runtime_step(graph, pending))
+            steps.append(_runtime_step(graph, pending, threads))
             pending = []
         steps.append(own)
     if pending:
-        steps.append(_runtime_step(graph, pending))
+        steps.append(_runtime_step(graph, pending, threads))
     return steps
 
 
@@ -119,9 +120,9 @@ def _host_step(graph: Graph, node: Node) -> Step:
     return step
 
 
-def _runtime_step(graph: Graph, nodes: Sequence[Node]) -> Step:
+def _runtime_step(graph: Graph, nodes: Sequence[Node], threads: int) -> Step:
     part = outline(graph, nodes)
-    session = open_session(to_onnx(part).SerializeToString(), f"@{graph.name}")
+    session = open_session(to_onnx(part).SerializeToString(), f"@{graph.name}", threads)
     names = [v.name for v in part.inputs]
 
     def step(env: Env) -> None:
