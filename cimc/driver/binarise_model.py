@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cimc.driver.base import Pass, PassContext
-from cimc.driver.binariser import Binarised, Binariser, Layer, Nearest, read_layer
+from cimc.driver.binariser import Binarised, Binariser, Nearest
 from cimc.driver.calibrated import (
     activation_bytes,
     check_float,
@@ -20,6 +20,7 @@ from cimc.driver.calibrated import (
     set_aside,
     skipped,
 )
+from cimc.driver.layer_forms import Layer, read_layer
 from cimc.driver.rewrite import FLOAT_LAYERS, Rewriter
 from cimc.driver.trial import run_pipeline
 from cimc.errors import CompileError
@@ -68,6 +69,7 @@ class FewLevels(Pass):
     weights: ClassVar[str]
     skip: str = ""
     keep_ends: bool = True
+    refine: bool = True
     samples: int = 512
     data: str = ""
 
@@ -85,8 +87,8 @@ class FewLevels(Pass):
         graph.remove_dead()
         name_all(graph)
         layers, why = self._layers(graph, ctx)
-        binariser = Binariser(graph, layers, samples)
-        found = binariser.run(type(self).nearest, ctx.progress)
+        binariser = Binariser(graph, layers, samples, type(self).nearest, self.refine)
+        found = binariser.run(ctx.progress)
         before, after = binariser.outputs()
         graph.remove_dead()
         say_why(graph, why)
@@ -97,6 +99,7 @@ class FewLevels(Pass):
             f"by {len(samples)} samples"
             + (f"; operator set {old} converted to {new}" if old != new else "")
         )
+        listed(ctx, f"{self.name}: too large to refine", binariser.left)
         listed(ctx, f"{self.name}: left in float", [layer_name(n) for n in why])
         ctx.notes.append(f"{self.name}: error of each layer's output, relative (rms)")
         ctx.notes += _table(found)
