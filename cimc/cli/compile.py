@@ -26,8 +26,8 @@ def command(
 
     The default pipeline is `auto`: layers that are quantised, binary or ternary stay as they
     are, float layers become dynamic int8, and a line says so. With `-p exact` nothing is
-    approximated, and float layers run on the host; with `-p int8` and --calibrate they become
-    static int8.
+    approximated, and float layers run on the host; with --calibrate they become static int8
+    (`-p int8`), or binary or ternary (`-p binary`, `-p ternary`).
     """
     compiling = options.Compiling.of(**how)
     from cimc.cli.outputs import check_outputs

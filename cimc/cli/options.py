@@ -62,7 +62,7 @@ calibrate = click.option(
     "calibration",
     default=None,
     metavar="DATA.npz",
-    help="Samples for static quantisation (-p int8): arrays by input name, or x_train.",
+    help="Samples for -p int8, binary or ternary: arrays by input name, or x_train.",
 )
 compiling = _together(pipeline, shape, target, plugin, calibrate)
 costs = _together(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -34,30 +34,30 @@ _ENDS = "the first and the last layer stay: keep_ends=false takes them too"
 
 
 def ends(graph: Graph) -> list[Node]:
-    """The layers that no other layer stands before, or none behind."""
-    layers = [n for n in graph.nodes if n.op in FLOAT_LAYERS]
-    return [
-        n for n in layers if n in _without(graph.nodes, True) or n in _without(graph.nodes, False)
-    ]
+    """The float layers that have no other before them, or none behind."""
+    found = _first(graph.nodes, lambda n: (n.reads(), n.outputs))
+    found |= _first(graph.nodes[::-1], lambda n: (n.outputs, n.reads()))
+    return [n for n in graph.nodes if n in found]
 
 
-def _without(nodes: Sequence[Node], forwards: bool) -> set[Node]:
-    """The layers without a layer before them (or behind them)."""
+def _first(
+    nodes: Sequence[Node], ends: Callable[[Node], tuple[list[Value], list[Value]]]
+) -> set[Node]:
+    """The layers that no other leads to, going from each operation's first `ends` to the second."""
     reached, found = set[Value](), set[Node]()
-    for node in nodes if forwards else reversed(nodes):
-        reads, makes = node.reads(), list(node.outputs)
-        sources, results = (reads, makes) if forwards else (makes, reads)
-        behind = any(v in reached for v in sources)
-        if node.op in FLOAT_LAYERS and not behind:
+    for node in nodes:
+        come, go = ends(node)
+        behind, layer = any(v in reached for v in come), node.op in FLOAT_LAYERS
+        if layer and not behind:
             found.add(node)
-        if behind or node.op in FLOAT_LAYERS:
-            reached.update(results)
+        if layer or behind:
+            reached.update(go)
     return found
 
 
 @dataclass(frozen=True)
 class FewLevels(Pass):
-    """What `binarize` and `ternarize` have in common; `nearest` makes the weights.
+    """What `binarize` and `ternarize` have in common; `nearest` makes weights of `levels`.
 
     skip: layers that stay float, names or patterns with `*`, joined by `+` or `|`; keep_ends: so
     do the first and the last; samples: at most so many; data: the record of the calibration
@@ -65,6 +65,7 @@ class FewLevels(Pass):
 
     kind = "approximate"
     nearest: ClassVar[Nearest]
+    levels: ClassVar[tuple[int, ...]]
     doing: ClassVar[str]
     weights: ClassVar[str]
     skip: str = ""
@@ -87,9 +88,11 @@ class FewLevels(Pass):
         graph.remove_dead()
         name_all(graph)
         layers, why = self._layers(graph, ctx)
-        binariser = Binariser(graph, layers, samples, type(self).nearest, self.refine)
+        binariser = Binariser(
+            graph, layers, samples, type(self).nearest, self.levels if self.refine else ()
+        )
         found = binariser.run(ctx.progress)
-        before, after = binariser.outputs()
+        accuracy = "" if labels is None else _accuracy(*binariser.outputs(), labels, data.name)
         graph.remove_dead()
         say_why(graph, why)
         counted = "1 layer" if len(layers) == 1 else f"{len(layers)} layers"
@@ -103,8 +106,8 @@ class FewLevels(Pass):
         listed(ctx, f"{self.name}: left in float", [layer_name(n) for n in why])
         ctx.notes.append(f"{self.name}: error of each layer's output, relative (rms)")
         ctx.notes += _table(found)
-        if labels is not None:
-            ctx.notes.append(f"{self.name}: {_accuracy(before, after, labels, data.name)}")
+        if accuracy:
+            ctx.notes.append(f"{self.name}: {accuracy}")
         return True
 
     def _raise_opset(self, graph: Graph, ctx: PassContext) -> None:
@@ -152,9 +155,10 @@ def _table(found: Sequence[Binarised]) -> list[str]:
 
 def _accuracy(before: Sequence[Any], after: Sequence[Any], labels: Array, name: str) -> str:
     """Top-1 of the first output, float and now. Raises CompileError for labels beyond it."""
-    classes = before[0].shape[-1] if before[0].ndim else 0
-    if any(a.size != classes * one.size for a, one in zip(before, labels)):
-        return "the first output is no score for each class: no accuracy to the labels"
+    scores = all(isinstance(a, np.ndarray) and a.dtype.kind == "f" and a.ndim for a in before)
+    classes = before[0].shape[-1] if scores else 0
+    if classes < 2 or any(a.size != classes * one.size for a, one in zip(before, labels)):
+        return "the first output is no score for each class: nothing to hold against the labels"
     if int(labels.max()) >= classes:
         raise CompileError(
             f"label {int(labels.max())}, but the model has {classes} classes", name,

@@ -15,7 +15,7 @@ import numpy as np
 from cimc.driver.clone import clone
 from cimc.driver.few_levels import Line, TwoLevels, two_levels
 from cimc.driver.layer_forms import Kernels, Layer, Source, source_of
-from cimc.driver.refine import ROWS, Refiner
+from cimc.driver.refine import Refiner, worth
 from cimc.driver.rewrite import Rewriter
 from cimc.driver.trace import Trace, check_finite
 from cimc.errors import CompileError
@@ -56,10 +56,11 @@ class Binariser:
         layers: Sequence[Layer],
         samples: Sequence[dict[str, Array]],
         nearest: Nearest,
-        refine: bool,
+        levels: tuple[int, ...] = (),
     ) -> None:
+        """levels: those that refined weights may have; empty to leave them as `nearest`."""
         self.rw, self._layers = Rewriter(graph), layers
-        self._nearest, self._refine = nearest, refine
+        self._nearest, self._levels = nearest, levels
         twin, original = clone(graph)
         self._floats, self._now = Trace(twin, samples), Trace(graph, samples)
         self._twins = {node: copy for copy, node in original.items()}
@@ -156,7 +157,7 @@ class Binariser:
     ) -> tuple[Value, Any]:
         """The levels of the weights as a constant, and their scales."""
         levels, alpha = self._nearest(layer.weights, layer.channels)
-        if self._refine:
+        if self._levels:
             given = self._now.apart(made, [x])[0] if made else self._now[x]
             levels = self._refined(layer, levels, given, expected)
         name = f"{layer.node.arg(1 - layer.data).name}.levels"
@@ -167,15 +168,15 @@ class Binariser:
     ) -> Array:
         kernels = Kernels(layer)
         q = kernels.matrices(levels)
-        tops = [np.abs(kernels.outputs(y, y.size)).max(1) for y in expected]
-        refiner = Refiner(len(q), q.shape[1], np.max(tops, 0))
-        if not (kernels.known and refiner.worth):
+        if not (kernels.known and worth(q)):
             self.left.append(layer_name(layer.node))
             return levels
-        most = max(1, ROWS // len(given))
+        tops = np.max([np.abs(kernels.outputs(y, y.size)).max(1) for y in expected], 0)
+        refiner = Refiner(len(q), q.shape[1], tops)
+        most = max(1, refiner.most // len(given))
         for x, y in zip(given, expected):
             refiner.take(kernels.inputs(x, most), kernels.outputs(y, most))
-        return kernels.back(refiner.refine(q, tuple(np.unique(levels).tolist())))
+        return kernels.back(refiner.refine(q, self._levels))
 
     def _sums(self, layer: Layer, x: Value, w: Value) -> Value:
         """The layer on bits and levels: exact sums."""

@@ -1,6 +1,6 @@
 """Calibration data: arrays of a file, matched with a graph's inputs, sample by sample.
 
-A pass that quantises by the range of activations gets it through its context.
+A pass that quantises or binarises by it gets it through its context.
 """
 
 from __future__ import annotations
@@ -244,7 +244,8 @@ def calibration_for(passes: Sequence[Any], given: Data | None, where: str) -> Ca
         return None
     if not any(f.name == "data" for step in passes for f in dataclasses.fields(step)):
         raise CompileError(
-            "no pass takes the calibration data", where, help="-p int8 quantises by it"
+            "no pass takes the calibration data", where,
+            help="-p int8 quantises by it, -p binary binarises",
         )
     if isinstance(given, Calibration):
         return given

@@ -19,6 +19,7 @@ from cimc.ir.meaning import windows
 from cimc.ir.types import Array
 
 _LAYOUT = (*RESHAPES, "onnx.Transpose")
+_PLAIN: dict[str, Any] = {"strides": (), "pads": (), "dilations": ()}
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Source:
 
 
 def source_of(rw: Rewriter, layer: Layer) -> Source:
+    """Where the data operand of a layer is binarised."""
     value, nodes = layer.node.arg(layer.data), list[Node]()
     padded = layer.node.op == "onnx.Conv" and _pads(layer)
     while (node := rw.producer(value)) is not None:
@@ -118,10 +120,9 @@ class Kernels:
 
     def matrices(self, q: Array) -> Array:
         """Levels in the form of the weights."""
-        rows = np.moveaxis(q, self._layer.channels, 0).reshape(self.groups, -1, q[0].size)
-        if self._layer.axis != 1:
-            rows = np.moveaxis(q, self._layer.channels, 0)[None]
-        return rows.transpose(0, 2, 1)
+        if self._layer.axis == 1:
+            return q.reshape(self.groups, -1, q[0].size).transpose(0, 2, 1)
+        return (q.T if self._layer.channels == 0 else q)[None]
 
     def back(self, matrices: Array) -> Array:
         """The inverse of `matrices`."""
@@ -136,11 +137,8 @@ class Kernels:
         evenly."""
         if self._layer.axis != 1:
             return _spread(self._rows(x), most)
-        kernel, defaults = (
-            self._layer.weights.shape[2:],
-            {"strides": (), "pads": (), "dilations": ()},
-        )
-        view = windows(x, kernel, {**defaults, **(self._attrs or {})}, 0.0)
+        kernel = self._layer.weights.shape[2:]
+        view = windows(x, kernel, {**_PLAIN, **(self._attrs or {})}, 0.0)
         rank, group = len(kernel), self.groups
         view = view.reshape(len(x), group, -1, *view.shape[2:])
         axes = (1, 0, *range(3, 3 + rank), 2, *range(3 + rank, view.ndim))

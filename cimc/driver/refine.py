@@ -14,36 +14,43 @@ import numpy as np
 from cimc.ir.types import Array
 
 _STEPS = 1 << 12  # outputs are rounded to so many steps
-ROWS = 1 << 16
-"""Positions of a layer that are looked at, at most."""
+_ROWS = 1 << 16  # positions that are looked at, at most
+_GATHERED = 1 << 37  # positions * inputs * inputs
+_HELD = 1 << 25  # inputs * inputs
 _RIDGE = 0.1  # of the mean variance of inputs: weights that few samples say little of stay
 _SWEEPS = 10
 _WORK = 1 << 33  # inputs * inputs * outputs of all sweeps
+
+
+def _sweeps(groups: int, inputs: int, outputs: int) -> int:
+    return min(_SWEEPS, _WORK // max(1, groups * inputs * inputs * outputs))
+
+
+def worth(q: Array) -> bool:
+    """Whether levels [groups, inputs, outputs] are few enough to be refined."""
+    groups, inputs, outputs = q.shape
+    return groups * inputs * inputs <= _HELD and _sweeps(groups, inputs, outputs) > 0
 
 
 class Refiner:
     """Gathers what a layer's levels are judged by, for each group of channels:
     inputs -1, 0, 1 [groups, rows, inputs] and float outputs [groups, rows, outputs].
 
-    tops: the largest |output| of each channel, [groups, outputs]."""
+    tops: the largest |output| of each channel, [groups, outputs]. most: rows that count."""
 
     def __init__(self, groups: int, inputs: int, tops: Any) -> None:
         outputs = int(tops.shape[1])
         self._scale: Any = _STEPS / np.where(tops > 0, tops, 1.0)
+        self.most = min(_ROWS, _GATHERED // max(1, groups * inputs * inputs))
         self._rows = 0
         self._x, self._y = np.zeros((groups, inputs)), np.zeros((groups, outputs))
         self._xx = np.zeros((groups, inputs, inputs))
         self._xy = np.zeros((groups, inputs, outputs))
-        self._sweeps: int = min(_SWEEPS, _WORK // max(1, groups * inputs * inputs * outputs))
-
-    @property
-    def worth(self) -> bool:
-        """Whether the layer is small enough to be refined."""
-        return self._sweeps > 0
+        self._sweeps = _sweeps(groups, inputs, outputs)
 
     def take(self, x: Array, y: Array) -> None:
-        """More rows; no more than 65,536 in all count."""
-        rows = min(x.shape[1], ROWS - self._rows)
+        """More rows."""
+        rows = min(x.shape[1], self.most - self._rows)
         a: Any = x[:, :rows].astype(np.float64)
         b: Any = np.rint(y[:, :rows] * self._scale[:, None])
         self._rows += rows
