@@ -71,7 +71,7 @@ class FewLevels(Pass):
     skip: str = ""
     keep_ends: bool = True
     refine: bool = True
-    samples: int = 512
+    samples: int = 1000
     data: str = ""
 
     def __post_init__(self) -> None:
