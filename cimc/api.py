@@ -198,8 +198,8 @@ def compile(
     pipeline:  comma list of passes and pipelines; `place` is appended.
     target:    a built-in target's name or a TOML file; overrides: its figures by key.
     shapes:    sizes of inputs by ONNX name; symbolic batch axes are 1 otherwise.
-    calibration: for static quantisation and binarisation, an `.npz` file or arrays by input name, samples along
-        their first axes.
+    calibration: for static quantisation and binarisation, an `.npz` file or arrays by input
+        name, samples along their first axes.
     progress:  called with (done, total) by passes that take long.
     Raises CompileError.
     """

@@ -244,7 +244,8 @@ def calibration_for(passes: Sequence[Any], given: Data | None, where: str) -> Ca
         return None
     if not any(f.name == "data" for step in passes for f in dataclasses.fields(step)):
         raise CompileError(
-            "no pass takes the calibration data", where,
+            "no pass takes the calibration data",
+            where,
             help="-p int8 quantises by it, -p binary binarises",
         )
     if isinstance(given, Calibration):
