@@ -69,42 +69,51 @@ class LayerOps:
 _CONVOLUTIONS = ("Conv", "ConvInteger", "QLinearConv", "ConvTranspose", "conv")
 
 
+@dataclass(frozen=True)
+class Kernels:
+    """A layer with its operation and its weights, less their zero point: [groups, kernels of a
+    group, input channels of a group, taps along each axis], None where they are no constants."""
+
+    ops: LayerOps
+    node: Node
+    weights: Array | None
+
+
 # -- counting --------------------------------------------------------------------------
 
 
 def count(graph: Graph) -> list[LayerOps]:
     """The layers of a graph of known shapes in its order, those of nested graphs included once.
     A layer whose sizes are not known has 0 MACs."""
-    return list(_layers(graph))
+    return [layer.ops for layer in layers(graph)]
 
 
-def _layers(graph: Graph) -> Iterator[LayerOps]:
-    layers = [n for n in graph.nodes if n.op in COUNTED]
-    known = _constants(graph, [v for n in layers for v in n.inputs if v is not None])
+def layers(graph: Graph) -> Iterator[Kernels]:
+    """What `count` counts, with weights."""
+    counted = [n for n in graph.nodes if n.op in COUNTED]
+    known = _constants(graph, [v for n in counted for v in n.inputs if v is not None])
     for node in graph.nodes:
         for inner in node.graphs():
-            yield from _layers(inner)
+            yield from layers(inner)
         if node.op in COUNTED:
             yield _layer(node, known)
 
 
 def _constants(graph: Graph, wanted: Sequence[Value]) -> dict[Value, Array]:
     """The values among `wanted` that constants alone decide, such as dequantised weights."""
-    made, found = graph.producers(), dict[Value, bool]()
-
-    def constant(value: Value | None) -> bool:
-        if value is None or value.const is not None:
-            return True
-        if value not in found:
-            node = made.get(value)
-            found[value] = node is not None and _pure(node) and all(map(constant, node.inputs))
-        return found[value]
-
+    fixed: set[Value] = set()
+    for node in graph.nodes:
+        if node.inputs and not node.graphs() and all(_fixed(v, fixed) for v in node.inputs):
+            fixed.update(node.outputs)
     known = {v: v.const for v in wanted if v.const is not None}
-    asked = [v for v in dict.fromkeys(wanted) if v.const is None and constant(v)]
+    asked = [v for v in dict.fromkeys(wanted) if v in fixed]
     if not asked:
         return known
-    nodes = [n for n in graph.nodes if any(found.get(v, False) for v in n.outputs)]
+    needed, nodes = set(asked), list[Node]()
+    for node in reversed(graph.nodes):
+        if any(v in needed for v in node.outputs):
+            needed.update(node.reads())
+            nodes.insert(0, node)
     part = outline(graph, nodes)
     part.outputs = asked
     try:
@@ -114,21 +123,23 @@ def _constants(graph: Graph, wanted: Sequence[Value]) -> dict[Value, Array]:
     return known | dict(zip(asked, results.values()))
 
 
-def _pure(node: Node) -> bool:
-    return bool(node.inputs) and not node.graphs()
+def _fixed(value: Value | None, fixed: set[Value]) -> bool:
+    return value is None or value.const is not None or value in fixed
 
 
-def _layer(node: Node, known: dict[Value, Array]) -> LayerOps:
+def _layer(node: Node, known: dict[Value, Array]) -> Kernels:
     total = macs(node)
     kind = node.op.rsplit(".", 1)[-1]
-    form = _FORMS.get(node.op, _opaque)(node, known)
-    if form is None:
-        return _unknown(layer_name(node), kind, node, total)
-    groups, kernels, channels, taps = form.shape
-    positions = total // form.size if form.size else 0
-    used = form.any(axis=3)  # [group, kernel, channel]
+    weights = _FORMS.get(node.op, _opaque)(node, known)
+    if weights is None:
+        return Kernels(_unknown(layer_name(node), kind, node, total), node, None)
+    groups, kernels, channels, *axes = weights.shape
+    taps = prod(axes)
+    positions = total // weights.size if weights.size else 0
+    nonzero = (weights != 0).reshape(groups, kernels, channels, taps)
+    used = nonzero.any(axis=3)  # [group, kernel, channel]
     live_kernels, live_channels = used.any(axis=2).sum(axis=1), used.any(axis=1).sum(axis=1)
-    return LayerOps(
+    ops = LayerOps(
         name=layer_name(node),
         kind=kind,
         kernels=groups * kernels,
@@ -138,10 +149,11 @@ def _layer(node: Node, known: dict[Value, Array]) -> LayerOps:
         positions=positions,
         macs=total,
         effective=positions * taps * int(live_kernels @ live_channels),
-        weights=form.size,
-        zeros=int(form.size - form.sum()),
+        weights=weights.size,
+        zeros=int(weights.size - nonzero.sum()),
         live=int(live_kernels.sum()),
     )
+    return Kernels(ops, node, weights)
 
 
 def _unknown(name: str, kind: str, node: Node, total: int) -> LayerOps:
@@ -159,64 +171,60 @@ def _unknown(name: str, kind: str, node: Node, total: int) -> LayerOps:
 # -- weights ---------------------------------------------------------------------------
 
 Form = Callable[[Node, dict[Value, Array]], Any]
-"""Which weights are not zero, [groups, kernels of a group, input channels of a group, taps];
-None where they are not known."""
+"""The weights in the form of `Kernels`; None where they are not known."""
 
 
-def _nonzero(node: Node, known: dict[Value, Array], index: int, zero: int, axis: int) -> Any:
-    """Where the weights (operand `index`) differ from their zero point (operand `zero`, -1 for
-    none), which is one value or one for each index of `axis`."""
+def _levels(node: Node, known: dict[Value, Array], index: int, zero: int, axis: int) -> Any:
+    """The weights (operand `index`) less their zero point (operand `zero`, -1 for none), which
+    is one value or one for each index of `axis`."""
     value = node.operand(index)
     if value is None or value not in known:
         return None
     weights: Any = known[value]
     point = node.operand(zero) if zero >= 0 else None
     if point is None:
-        return weights != 0
+        return weights
     if point not in known:
         return None
     levels: Any = np.asarray(known[point])
     if levels.size > 1:
         axis %= weights.ndim
         levels = levels.reshape([-1 if i == axis else 1 for i in range(weights.ndim)])
-    return weights != levels
+    return weights.astype(np.int64) - levels.astype(np.int64)
 
 
 def _conv(index: int, zero: int = -1) -> Form:
     def form(node: Node, known: dict[Value, Array]) -> Any:
-        kept = _nonzero(node, known, index, zero, 0)
-        if kept is None:
-            return None
-        groups = node.int_attr("group", 1)
-        shape = groups, kept.shape[0] // groups, kept.shape[1], prod(kept.shape[2:])
-        return kept.reshape(shape)
+        found = _levels(node, known, index, zero, 0)
+        return None if found is None else _grouped(found, node)
 
     return form
 
 
 def _conv_transpose(node: Node, known: dict[Value, Array]) -> Any:
-    kept = _nonzero(node, known, 1, -1, 0)
-    if kept is None:
-        return None
+    found = _levels(node, known, 1, -1, 0)
+    return None if found is None else _grouped(found, node).swapaxes(1, 2)
+
+
+def _grouped(weights: Any, node: Node) -> Any:
     groups = node.int_attr("group", 1)
-    shape = groups, kept.shape[0] // groups, kept.shape[1], prod(kept.shape[2:])
-    return kept.reshape(shape).swapaxes(1, 2)
+    return weights.reshape(groups, weights.shape[0] // groups, *weights.shape[1:])
 
 
 def _product(left: int, right: int, zeros: tuple[int, int] = (-1, -1)) -> Form:
     """The columns of the right side are the kernels, or the rows of a constant left side."""
 
     def form(node: Node, known: dict[Value, Array]) -> Any:
-        kept = _nonzero(node, known, right, zeros[1], -1)
-        if kept is not None:
-            kept = kept[:, None] if kept.ndim == 1 else kept
-            kept = kept.T if node.op == "onnx.Gemm" and node.int_attr("transB", 0) else kept
-            return kept.reshape(-1, *kept.shape[-2:])[..., None].swapaxes(1, 2)
-        kept = _nonzero(node, known, left, zeros[0], -2)
-        if kept is None or kept.ndim < 2:
+        found = _levels(node, known, right, zeros[1], -1)
+        if found is not None:
+            found = found[:, None] if found.ndim == 1 else found
+            found = found.T if node.op == "onnx.Gemm" and node.int_attr("transB", 0) else found
+            return found.reshape(-1, *found.shape[-2:]).swapaxes(1, 2)
+        found = _levels(node, known, left, zeros[0], -2)
+        if found is None or found.ndim < 2:
             return None
-        kept = kept.T if node.op == "onnx.Gemm" and node.int_attr("transA", 0) else kept
-        return kept.reshape(-1, *kept.shape[-2:])[..., None]
+        found = found.T if node.op == "onnx.Gemm" and node.int_attr("transA", 0) else found
+        return found.reshape(-1, *found.shape[-2:])
 
     return form
 
