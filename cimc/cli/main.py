@@ -20,6 +20,7 @@ COMMANDS = {
     "check": ("check", "Compare a program with its model, bit by bit."),
     "eval": ("evaluate", "Measure top-1 accuracy on a data set."),
     "inspect": ("inspect", "Show layers, tiles and what runs on the host, and why."),
+    "prune-report": ("prune_report", "Draw what pruning does to a model."),
     "profile": ("profile", "Show where the time of a program goes, by layer and step."),
     "bench": ("bench", "Measure how fast programs run here, against onnxruntime."),
     "opt": ("opt", "Run passes: graph IR or ONNX in, graph IR or ONNX out."),
