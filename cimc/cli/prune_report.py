@@ -65,10 +65,11 @@ def command(
         raise click.UsageError("give the pruned model too, or the passes that prune: -p")
     from cimc.cli.progress import progress_bar
     from cimc.report.curves import read_curves
-    from cimc.report.pages import draw, write
+    from cimc.report.pages import check_folder, draw, write
     from cimc.report.pictures import need_matplotlib
 
     need_matplotlib()
+    check_folder(output)
     lines = [curve for path in curves for curve in read_curves(path)]
     found, title = None, "Accuracy and operations"
     if before is not None:

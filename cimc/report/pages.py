@@ -129,6 +129,14 @@ def _names(layers: Sequence[str]) -> list[str]:
 # -- files -----------------------------------------------------------------------------
 
 
+def check_folder(folder: str | Path) -> None:
+    """Raises CompileError where a folder can't be: looked at before the work begins."""
+    path = Path(folder)
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise CompileError(f"'{there}' is a file", str(path), help="give another folder")
+
+
 def write(folder: str | Path, made: Sequence[Picture], title: str, lines: Sequence[str]) -> None:
     """The pictures and `index.html`, which has all of them in it. Raises CompileError where
     nothing can be written."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, sqrt
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ _KEPT, _REMOVED, _FAINT, _INK = "#0072B2", "#D55E00", "#C8C8C8", "#222222"
 _LINES = (_KEPT, _REMOVED, "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _MARKS, _STYLES = "osD^vP", ("-", "--", "-.", ":")
 _WIDTH, _DPI = 9.0, 110
+_INNER, _PIXEL = 7.6, 0.11  # inches: width beside the key, a weight of a kernel
 _MOST = 256  # kernels in one picture of kernels
 
 
@@ -85,7 +86,8 @@ def similarity(layer: Layer, format: str) -> bytes:
         zeros = f", {len(after) - live} of zeros (grey)" if live < len(after) else ""
         panels[1].set_title(f"after: {_kernels(len(after))}{zeros}")
     ticks = np.linspace(-limit, limit, 5)
-    bar = figure.colorbar(image, ax=panels, shrink=0.8, extend="both", ticks=ticks)
+    extend = "both" if limit < 1 else "neither"
+    bar = figure.colorbar(image, ax=panels, shrink=0.8, extend=extend, ticks=ticks)
     bar.set_label("cosine of two kernels")
     figure.suptitle(layer.name, fontweight="bold")
     return _saved(figure, format)
@@ -162,7 +164,8 @@ def kernels(layer: Layer, format: str) -> bytes:
     parts = [("kept", _KEPT, np.setdiff1d(np.arange(len(layer.before)), gone))]
     parts.append(("removed", _REMOVED, gone))
     parts = [part for part in parts if len(part[2])]
-    pictures = [_picture(layer.before[index[:_MOST]]) for _, _, index in parts]
+    across = _across(layer.before, max(len(index) for _, _, index in parts))
+    pictures = [_picture(layer.before[index[:_MOST]], across) for _, _, index in parts]
     heights = [_height(layer.before, picture) for picture in pictures]
     figure = _figure(sum(heights) + 0.35 * len(parts) + 0.9)
     panels = figure.subplots(len(parts), 1, squeeze=False, height_ratios=heights)[:, 0]
@@ -170,10 +173,10 @@ def kernels(layer: Layer, format: str) -> bytes:
     for axes, (name, color, index), picture in zip(panels, parts, pictures):
         shown = f", the first {_MOST} of them shown" if len(index) > _MOST else ""
         axes.set_title(f"{name}: {_kernels(len(index))}{shown}", color=color, loc="left")
-        image = _drawn(axes, picture, largest, color, _small(layer.before))
+        scale = _drawn(axes, picture, largest, color, _small(layer.before))
     if not _small(layer.before):
         axes.set_xlabel("weights of a kernel: input channel, then tap")
-    bar = figure.colorbar(image, ax=panels, shrink=0.9, fraction=0.03, panchor=False)
+    bar = figure.colorbar(scale, ax=panels, shrink=0.9, fraction=0.03, panchor=False)
     bar.set_ticks([-largest, 0, largest])
     bar.set_ticklabels([f"{-largest:.3g}", "0", f"{largest:.3g}"])
     figure.suptitle(f"{layer.name}: weights before pruning", fontweight="bold")
@@ -185,22 +188,32 @@ def _small(rows: npt.NDArray[np.float32]) -> bool:
     return rows.ndim == 4 and rows.shape[1] <= 4 and min(rows.shape[2:]) > 1
 
 
-def _picture(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _across(rows: npt.NDArray[np.float32], most: int) -> int:
+    """How many small pictures stand side by side: as many as fit at full size, or more where up
+    to `most` of them would become higher than wide."""
+    if not _small(rows):
+        return 1
+    _, channels, high, wide = map(int, rows.shape)
+    high, wide = high + 1, channels * wide + 1
+    square = ceil(sqrt(1.2 * min(most, _MOST) * high / wide))
+    return max(1, int(_INNER / _PIXEL) // wide, square)
+
+
+def _picture(rows: npt.NDArray[np.float32], across: int) -> npt.NDArray[np.float32]:
     """Small pictures with gaps of NaN around each, places without one infinite; or a line a
     kernel."""
     if not _small(rows):
         return rows.reshape(len(rows), -1)
     count, channels, high, wide = rows.shape
-    across = min(count, max(8, ceil((3 * count) ** 0.5)))
     down = ceil(count / across)
     wide *= channels
     picture = np.full((down * (high + 1) + 1, across * (wide + 1) + 1), np.inf, np.float32)
-    for i in range(count):
-        y, x = i // across * (high + 1), i % across * (wide + 1)
+    corners = [(i // across * (high + 1), i % across * (wide + 1)) for i in range(count)]
+    for y, x in corners:
         picture[y : y + high + 2, x : x + wide + 2] = np.nan
-    for i, kernel in enumerate(rows):
-        y, x = i // across * (high + 1) + 1, i % across * (wide + 1) + 1
-        picture[y : y + high, x : x + wide] = kernel.transpose(1, 0, 2).reshape(high, wide)
+    for (y, x), kernel in zip(corners, rows):
+        flat = kernel.transpose(1, 0, 2).reshape(high, wide)
+        picture[y + 1 : y + 1 + high, x + 1 : x + 1 + wide] = flat
     return picture
 
 
@@ -209,24 +222,26 @@ def _height(rows: npt.NDArray[np.float32], picture: npt.NDArray[np.float32]) -> 
     high, wide = map(int, picture.shape)
     if not _small(rows):
         return min(4.0, max(0.3, 0.07 * high))
-    return max(0.4, min(6.0, (_WIDTH - 1.2) * high / wide, 0.11 * high))
+    return min(_PIXEL, _INNER / wide) * high
 
 
 def _drawn(
     axes: Any, picture: npt.NDArray[np.float32], largest: float, color: str, small: bool
 ) -> Any:
-    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize, to_rgba
 
-    colors = colormaps["gray"].with_extremes(bad=color, over="white")
-    look: dict[str, Any] = {"cmap": colors, "vmin": -largest, "vmax": largest}
-    aspect = "equal" if small else "auto"
-    image = axes.imshow(picture, aspect=aspect, interpolation="nearest", **look)
+    scale = ScalarMappable(Normalize(-largest, largest), "gray")
+    pixels = scale.to_rgba(np.nan_to_num(picture, posinf=0.0))
+    pixels[np.isnan(picture)] = to_rgba(color)
+    pixels[np.isinf(picture)] = to_rgba("white")
+    axes.imshow(pixels, aspect="equal" if small else "auto", interpolation="nearest")
     axes.set_anchor("W")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(not small)
     axes.spines[:].set_color(color)
-    return image
+    return scale
 
 
 # -- operations and accuracy -----------------------------------------------------------
