@@ -212,6 +212,9 @@ def _ratio(before: float, after: float) -> float | None:
     return after / before if before else None
 
 
+_SHOWN = tuple(row for row in QUANTITIES if row[0] != "instructions")  # those are shown by family
+
+
 def print_difference(found: Difference, console: Console) -> None:
     """By layer, before → after and the ratio below it; then by family of instructions."""
     table = Table(
@@ -219,8 +222,8 @@ def print_difference(found: Difference, console: Console) -> None:
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1),
     )  # fmt: skip
     table.add_column("layer", overflow="fold", no_wrap=False)
-    for name, _, _ in QUANTITIES:
-        table.add_column(name, justify="right")
+    for name, _, _ in _SHOWN:
+        table.add_column(name, justify="right", no_wrap=True)
     for name, before, after in found.layers:
         table.add_row(escape(name), *_cells(before, after))
     table.add_section()
@@ -235,19 +238,19 @@ def _cells(before: Use | None, after: Use | None) -> list[str]:
     if before is None or after is None:
         there = before or after
         assert there is not None
-        mark = "{} → –" if after is None else "– → {}"
-        shown = [(number(there), text) for _, number, text in QUANTITIES]
+        mark = "{}→–" if after is None else "–→{}"
+        shown = [(number(there), text) for _, number, text in _SHOWN]
         return [mark.format(text(value)) if value else "" for value, text in shown]
-    return [_change(number(before), number(after), text) for _, number, text in QUANTITIES]
+    return [_change(number(before), number(after), text) for _, number, text in _SHOWN]
 
 
 def _change(before: float, after: float, text: Callable[[float], str]) -> str:
-    """`25.1k → 12.5k` and `x 0.5` in two lines; one number where no digit of it changed."""
+    """`25.1k→12.5k` and `x 0.5` in two lines; one number where no digit of it changed."""
     if text(before) == text(after):
         return text(before) if before else ""
     ratio = _ratio(before, after)
     below = "" if ratio is None else f"\nx {ratio:.3g}"
-    return f"{text(before)} → {text(after)}{below}"
+    return f"{text(before)}→{text(after)}{below}"
 
 
 _FAMILIES = {

@@ -160,7 +160,7 @@ def _misfit(pair: Pair, where: str) -> CompileError | None:
             return CompileError(
                 f"has {a:,} {what}, more than the {b:,} of the dense model",
                 place,
-                help="the dense original is the file after --against",
+                help="the pruned and the dense model may be exchanged",
             )
     return None
 

@@ -35,10 +35,12 @@ class Layer:
 
     @property
     def removed(self) -> Indices:
-        """Indices before of those that went, kernels that became zero included."""
+        """Indices before of those that went. A kernel that is there, but has become zeros or one
+        value everywhere (which is what the published scripts leave of it), went too."""
         gone = np.ones(len(self.before), np.bool_)
         if self.after is not None and self.kept is not None:
-            gone[self.kept[_live(self.after)]] = False
+            wiped = _flat(self.after) & ~_flat(self.before)[self.kept] | ~_live(self.after)
+            gone[self.kept[~wiped]] = False
         return np.flatnonzero(gone & _live(self.before))
 
     @property
@@ -67,6 +69,12 @@ def compare_kernels(before: Graph, after: Graph) -> list[Layer]:
 
 def _live(rows: Floats) -> npt.NDArray[np.bool_]:
     return np.asarray(rows.reshape(len(rows), -1).any(axis=1), np.bool_)
+
+
+def _flat(rows: Floats) -> npt.NDArray[np.bool_]:
+    """Whether all weights of a kernel are the same."""
+    flat = rows.reshape(len(rows), -1)
+    return np.asarray((flat == flat[:, :1]).all(axis=1), np.bool_)
 
 
 def _rows(layer: Kernels) -> Floats:

@@ -73,7 +73,7 @@ def test_difference(capsys: Capsys, tmp_path: Path, dense: str, pruned: str) -> 
     numbers = tmp_path / "diff.json"
     result = call(capsys, "inspect", "--diff", before, after, "--json", numbers)
     assert result.code == 0, result.err
-    assert "36 → 27" in result.out, "cells of the convolution"
+    assert "36→27" in result.out, "cells of the convolution"
     assert "Micro-operations by family" in result.out
     found = json.loads(numbers.read_text())
     rows = [found[side]["layers"]["conv"]["rows"] for side in ("before", "after")]
@@ -84,7 +84,7 @@ def test_difference(capsys: Capsys, tmp_path: Path, dense: str, pruned: str) -> 
 
 def test_difference_compiles_models(capsys: Capsys, dense: str, pruned: str) -> None:
     result = call(capsys, "inspect", "--diff", dense, pruned, "--set", "cols=32")
-    assert "36 → 27" in result.out
+    assert "36→27" in result.out
 
 
 def test_mistakes(capsys: Capsys, tmp_path: Path, dense: str, pruned: str) -> None:
