@@ -15,7 +15,7 @@ SOURCES = sorted([*ROOT.glob("cimc/**/*.py"), *ROOT.glob("passes/*.py")])
 # programs of it, the interpreter runs them.
 LAYERS = (
     "checkout", "errors", "textfile", "similarity", "ir", "frontend", "driver", "prune", "passes",
-    "isa", "backend", "sim", "cost", "oracle", "api", "report", "bench", "cli", "testing",
+    "isa", "backend", "sim", "cost", "oracle", "api", "report", "train", "bench", "cli", "testing",
 )  # fmt: skip
 
 

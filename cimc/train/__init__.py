@@ -1,0 +1,51 @@
+"""Training of networks whose topology and weights are learned together; needs PyTorch, which the
+extra `train` installs.
+
+    from cimc.train import SimilarityPruner, convert, export_onnx
+
+Layers and quantisers with straight-through gradients, pruning of similar kernels while training,
+and ONNX files that `cimc compile -p exact` understands without hints. `python -m cimc.train TASK
+--preset NAME` trains what is in `presets.py`.
+
+Nothing of the compiler imports this package.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from cimc.errors import CompileError
+
+if TYPE_CHECKING:
+    from cimc.train.convert import convert as convert
+    from cimc.train.export import export_onnx as export_onnx
+    from cimc.train.export import save_onnx as save_onnx
+    from cimc.train.pruner import Schedule as Schedule
+    from cimc.train.pruner import SimilarityPruner as SimilarityPruner
+
+_PLACES = {
+    "convert": "convert",
+    "export_onnx": "export",
+    "save_onnx": "export",
+    "Schedule": "pruner",
+    "SimilarityPruner": "pruner",
+}
+__all__ = ["Schedule", "SimilarityPruner", "convert", "export_onnx", "save_onnx"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'cimc.train' has no attribute '{name}'")
+    need_torch()
+    return getattr(importlib.import_module(f"cimc.train.{_PLACES[name]}"), name)
+
+
+def need_torch() -> None:
+    """Raises CompileError where PyTorch is not installed."""
+    try:
+        importlib.import_module("torch")
+    except ImportError:
+        raise CompileError(
+            "cimc.train needs PyTorch, which is not installed", help="pip install 'cimc[train]'"
+        ) from None
