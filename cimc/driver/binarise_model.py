@@ -87,7 +87,9 @@ class FewLevels(Pass):
             self._raise_opset(graph, ctx)
         graph.remove_dead()
         name_all(graph)
-        layers, why = self._layers(graph, ctx)
+        aside = set_aside(graph, ctx)
+        exact = [layer_name(n) for n in aside if n.op in FLOAT_LAYERS]
+        layers, why = self._layers(graph, aside)
         binariser = Binariser(
             graph, layers, samples, type(self).nearest, self.levels if self.refine else ()
         )
@@ -104,6 +106,7 @@ class FewLevels(Pass):
         )
         listed(ctx, f"{self.name}: too large to refine", binariser.left)
         listed(ctx, f"{self.name}: left in float", [layer_name(n) for n in why])
+        listed(ctx, f"{self.name}: left for the passes behind", exact)
         ctx.notes.append(f"{self.name}: error of each layer's output, relative (rms)")
         ctx.notes += _table(found)
         if accuracy:
@@ -118,9 +121,9 @@ class FewLevels(Pass):
             raise CompileError(trouble, f"pass '{self.name}'", help=help)
         run_pipeline(graph, "cleanup", ctx)
 
-    def _layers(self, graph: Graph, ctx: PassContext) -> tuple[list[Layer], dict[Node, str]]:
+    def _layers(self, graph: Graph, aside: Sequence[Node]) -> tuple[list[Layer], dict[Node, str]]:
         """The layers to change, and why others stay float; CompileError if there are none."""
-        stated, aside = skipped(graph, self.skip, self.name), set_aside(graph, ctx)
+        stated = skipped(graph, self.skip, self.name)
         floats = [n for n in graph.nodes if n.op in FLOAT_LAYERS and n not in aside]
         why = dict.fromkeys(ends(graph), _ENDS) if self.keep_ends else {}
         why |= dict.fromkeys(stated, "the option skip names it")

@@ -204,6 +204,22 @@ def test_ends_of_branches() -> None:
     assert "keep_ends=false" in str(_layer(graph, "z").why)
 
 
+def test_binary_layers_stay() -> None:
+    graph = parse_graph(
+        "graph @g(%x: f32[2,4]) -> (%y) opset={onnx: 13} {\n"
+        "  const %w: f32[4,2] = [1.0, -1.0, 1.0, 1.0, -1.0, -1.0, -1.0, 1.0]\n"
+        "  const %v: f32[2,3] = random seed=1\n"
+        "  %s = onnx.Sign(%x): f32[2,4]\n"
+        '  %a = onnx.MatMul(%s, %w): f32[2,2] from "binary"\n'
+        '  %y = onnx.MatMul(%a, %v): f32[2,3] from "float"\n}\n'
+    )
+    data = X[:, 0, 0, :4]  # two rows are a sample
+    notes = _run(graph, "binarize{keep_ends=false}", x=data)
+    assert notes[0] == "binarize: 1 layer with ±1 weights and two-level inputs, by 30 samples"
+    assert "binarize: left for the passes behind: binary" in notes
+    assert _layer(graph, "binary").arg(1).name == "w"
+
+
 def _layer(graph: Graph, name: str) -> Node:
     return next(n for n in graph.nodes if n.source == name)
 
