@@ -10,7 +10,6 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 _BLOCK = 20_000  # rows whose products are summed in float32 at once
-_RIDGE = 0.3
 _GAIN = 1e-5  # share of the target's variance that a change of sign has to explain
 _ROUNDS = 1000
 
@@ -46,10 +45,9 @@ def moments(x: npt.NDArray[np.float32], t: npt.NDArray[np.float32]) -> Moments:
 def ridge(m: Moments, start: Floats) -> tuple[Floats, Floats]:
     """Weights [M, K] and offsets [M] of least squares, drawn towards `start` [M, K].
 
-    The penalty is the mean variance of a column times 0.3 K/R: about what the noise in moments of R
-    rows is worth."""
+    The penalty is the mean variance of a column times K/R: what the noise of R rows is worth."""
     columns = len(m.within)
-    level = float(np.trace(m.within)) / columns * _RIDGE * columns / m.rows
+    level = float(np.trace(m.within)) / m.rows
     system = m.within + np.eye(columns) * max(level, 1e-12)
     left = m.cross - m.within @ start.T
     weights = start + np.linalg.solve(system, left).T
@@ -95,11 +93,3 @@ def flip(m: Moments, weights: Floats) -> Floats:
         w[rows, active] *= -1
     flipped: Floats = w.T.copy()
     return flipped
-
-
-def unexplained(m: Moments, weights: Floats, gain: Floats) -> Floats:
-    """Share of each target's variance [M] that gain · x·weights leaves."""
-    scaled = gain[:, None] * weights
-    hit = np.einsum("mk,km->m", scaled, m.cross)
-    size = np.einsum("mk,mk->m", scaled @ m.within, scaled)
-    return (m.target - 2 * hit + size) / np.maximum(m.target, 1e-12)

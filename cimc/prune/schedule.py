@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,12 +39,13 @@ class _Try:
     fresh: bool
 
 
-def families(spaces: Spaces) -> list[Family]:
+def families(spaces: Spaces, allowed: Collection[int] | None = None) -> list[Family]:
     """Channels that may go, those made by the same layers and used by the same together."""
     makers, users = spaces.makers(), spaces.users()
     found: dict[tuple[frozenset[int], frozenset[int]], list[int]] = {}
     for channel in range(spaces.count):
-        if channel in spaces.locked or not makers[channel]:
+        barred = allowed is not None and channel not in allowed
+        if barred or channel in spaces.locked or not makers[channel]:
             continue
         key = (frozenset(at for at, _ in makers[channel]), frozenset(u[0] for u in users[channel]))
         found.setdefault(key, []).append(channel)
@@ -59,17 +60,24 @@ class Schedule:
     keeps the trial that saves most operations for the error it adds. Trials of earlier rounds stand
     as estimates: only the best is made again, until it stays the best.
 
-    fitted: what layers are fitted to; held: other samples, on which the error is measured.
+    fitted: what layers are fitted to; held: other samples, on which the error is measured;
+    allowed: channels that may go, None for all.
     """
 
-    def __init__(self, fitted: Original, held: Batches, step: float = 0.03) -> None:
+    def __init__(
+        self,
+        fitted: Original,
+        held: Batches,
+        step: float,
+        allowed: Collection[int] | None = None,
+    ) -> None:
         self.original, self.held = fitted, held
         self.spaces, self.step = fitted.spaces, step
         self.costs = Costs(fitted.spaces)
         self.gone: list[int] = []
         self.error = 0.0
         self._target = outputs(fitted.graph, held)
-        self._families = [f for f in families(fitted.spaces) if self.costs.removed(f) > 0]
+        self._families = [f for f in families(fitted.spaces, allowed) if self.costs.removed(f) > 0]
         self._tries: dict[Family, _Try | None] = {}
 
     def rounds(self, until: float, stop: Callable[[], bool] = lambda: False) -> Iterator[Step]:
