@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from cimc.driver import Pass, PassContext
+from cimc.driver.calibrated import data_for
 from cimc.errors import CompileError, raise_all
 from cimc.ir.graph import Graph, layer_name
+from cimc.prune.budget import Budget, Report, prune_to_budget
 from cimc.prune.dead import remove_dead_channels
 from cimc.prune.known import Known
 from cimc.prune.notes import operations, saved
@@ -32,7 +34,7 @@ from cimc.prune.published import (
 from cimc.prune.spaces import Kernels, Spaces
 from cimc.similarity import criteria
 
-CRITERIA = ("published", "published-binary", "published-float")
+CRITERIA = ("published", "published-binary", "published-float", "budget")
 _PUBLISHED = {"published-binary": (criteria.BINARY_B, criteria.BINARY_C),
               "published-float": (criteria.FLOAT_B, criteria.FLOAT_C)}  # fmt: skip
 
@@ -113,9 +115,16 @@ class PruneSimilar(Pass):
     3. criterion=published: 1 where all weights of a layer are ±α, 2 elsewhere
     4. mode=literal: nothing is removed; what the criterion takes is overwritten as in the published
        scripts, float kernels by zeros; kernels of ±α by -α, which is what their 0 computes
+    5. criterion=budget: channels whose loss the layers behind can best make up for, found on
+       calibration data, round by round until remove_macs (a share of the operations of
+       convolutions; of all layers where there are none) or max_drop (a share of labelled samples
+       that may be classified wrongly in addition) is used up ⇒ nothing, and the layers behind
+       fitted to what they made before: float weights and biases by least squares; ±α weights by
+       changes of sign, with a gain and an offset in the normalisation or threshold behind
     Options: layers and skip, names or patterns with `*`, joined by `+` or `|`; without, all
     convolutions but depthwise ones, which follow their inputs. b and c, as 0.15 or 15/100; without,
-    the published 0.146 and 0.15, for floats 1 and 0.1. A kernel stays, and the pass says why,
+    the published 0.146 and 0.15, for floats 1 and 0.1. remove_macs or max_drop, samples at most,
+    data (the record of the calibration data) for rule 5. A kernel stays, and the pass says why,
     where its channel is locked, where other layers add to it and keep theirs, or where it is the
     last.
     """
@@ -129,16 +138,35 @@ class PruneSimilar(Pass):
     c: str = ""
     layers: str = ""
     skip: str = ""
+    remove_macs: str = ""
+    max_drop: str = ""
+    samples: int = 1000
+    data: str = ""
 
     def __post_init__(self) -> None:
         if self.criterion not in CRITERIA:
             raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}")
         if self.mode not in criteria.MODES:
             raise ValueError(f"mode must be one of {', '.join(criteria.MODES)}")
-        for name, high in (("b", None), ("c", Fraction(1))):
-            text = getattr(self, name)
-            if text:
-                fraction(text, name, Fraction(0), high)
+        for name in ("b", "c", "remove_macs", "max_drop"):
+            if getattr(self, name):
+                fraction(
+                    getattr(self, name), name, Fraction(0), None if name == "b" else Fraction(1)
+                )
+        if self.samples < 1:
+            raise ValueError("samples must be at least 1")
+        own = self.criterion == "budget"
+        if own and bool(self.remove_macs) == bool(self.max_drop):
+            raise ValueError(
+                "criterion=budget takes remove_macs, the share of the operations to remove, or "
+                "max_drop, the share of the samples that may be lost; one of them"
+            )
+        used = [n for n in ("remove_macs", "max_drop") if getattr(self, n)]
+        if own:
+            used = [n for n in ("b", "c") if getattr(self, n)] + ["mode"] * (self.mode != "intent")
+        if used:
+            other = "not criterion=budget" if own else "criterion=budget alone"
+            raise ValueError(f"{used[0]} is for {other}")
 
     def run(self, graph: Graph, ctx: PassContext) -> bool:
         dense = operations(graph)
@@ -149,6 +177,8 @@ class PruneSimilar(Pass):
         return changed
 
     def _prune(self, graph: Graph, ctx: PassContext) -> bool:
+        if self.criterion == "budget":
+            return self._budget(graph, ctx)
         spaces, known = Spaces(graph), Known(graph)
         layers = _chosen(spaces, known, self.layers, self.skip)
         judged = [self._judge(layer, rows) for layer, rows in layers.found]
@@ -170,6 +200,57 @@ class PruneSimilar(Pass):
         for why, names in _by_reason(left).items():
             ctx.notes.append(f"{self.name}: kernels of zeros stay in {_some(names)}: {why}")
         return changed
+
+    def _budget(self, graph: Graph, ctx: PassContext) -> bool:
+        """Rule 5."""
+        data = data_for(ctx, self.data, self.name, "criterion=budget")
+        samples, labels = data.labelled(graph, self.samples)
+        if self.max_drop and labels is None:
+            raise CompileError(
+                "max_drop is measured on labels, and there are none", data.name,
+                help="add an array `labels` with the class of each sample, or give remove_macs",
+            )  # fmt: skip
+        budget = Budget(
+            float(Fraction(self.remove_macs)) if self.remove_macs else None,
+            float(Fraction(self.max_drop)) if self.max_drop else None,
+        )
+        allowed = self._allowed(graph) if self.layers or self.skip else None
+        report = prune_to_budget(graph, samples, budget, labels, allowed, ctx.progress)
+        self._budget_notes(report, ctx)
+        return report.channels > 0
+
+    def _allowed(self, graph: Graph) -> set[int]:
+        """Channels that are made by the layers chosen alone, but for depthwise ones."""
+        spaces = Spaces(graph)
+        chosen = {
+            layer.node for layer, _ in _chosen(spaces, Known(graph), self.layers, self.skip).found
+        }
+        makers = [[spaces.kernels[at] for at, _ in own] for own in spaces.makers()]
+        return {
+            channel
+            for channel, own in enumerate(makers)
+            if own and all(k.node in chosen or is_depthwise(k) for k in own)
+        }
+
+    def _budget_notes(self, report: Report, ctx: PassContext) -> None:
+        ctx.notes.append(
+            f"{self.name}: budget: {_count(report.channels, 'channel')} and {report.removed:.1%} "
+            f"of the operations gone, after trials on {_count(report.used, 'sample')}; "
+            "layers behind fitted to their former results"
+        )
+        wanted = Fraction(self.remove_macs) if self.remove_macs else Fraction(0)
+        if report.removed < wanted:
+            ctx.notes.append(
+                f"{self.name}: {float(wanted):.1%} can't be removed: every layer keeps a channel, "
+                "and some channels are locked or left out"
+            )
+        if report.before is not None and report.after is not None:
+            ctx.notes.append(
+                f"{self.name}: top-1 of the calibration samples: {report.before:.2%} before, "
+                f"{report.after:.2%} after, each half by layers fitted to the other half"
+            )
+        for why, names in _by_reason(report.left).items():
+            ctx.notes.append(f"{self.name}: not fitted: {_some(names)}: {why}")
 
     def _judge(self, layer: Kernels, rows: Any) -> Judged:
         which = self.criterion

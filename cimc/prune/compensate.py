@@ -27,6 +27,7 @@ ROWS = 30_000
 _ELEMENTS = 1 << 25  # columns times positions
 _COLUMNS = 2_500  # more columns than this: merging alone
 _SPREAD = 8  # rows for each column of a covariance
+_LEAST = 5_000  # but that many, if there are
 _FINE = 1_200  # columns up to which their covariance is taken apart by taps
 
 
@@ -101,9 +102,10 @@ class Original:
 
 
 def _covariance(x: Matrix) -> Floats:
-    step = max(1, len(x) // (_SPREAD * x.shape[1]))
-    part = np.ascontiguousarray(x[::step])
-    return moments(part, part[:, :1]).within
+    most = max(_LEAST, _SPREAD * x.shape[1])
+    if len(x) > most:
+        x = x[np.random.default_rng(0).choice(len(x), most, replace=False)]
+    return moments(x, x[:, :1]).within
 
 
 def _depthwise(layer: Kernels) -> bool:
