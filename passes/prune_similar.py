@@ -165,8 +165,8 @@ class PruneSimilar(Pass):
         if own:
             used = [n for n in ("b", "c") if getattr(self, n)] + ["mode"] * (self.mode != "intent")
         if used:
-            other = "not criterion=budget" if own else "criterion=budget alone"
-            raise ValueError(f"{used[0]} is for {other}")
+            what = "no option of criterion=budget" if own else "an option of criterion=budget"
+            raise ValueError(f"{used[0]} is {what}")
 
     def run(self, graph: Graph, ctx: PassContext) -> bool:
         dense = operations(graph)
