@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from cimc.api import read_graph
 from cimc.driver import PassContext
 from cimc.driver.clone import clone
 from cimc.driver.trial import run_pipeline
-from cimc.api import read_graph
 from cimc.ir.graph import Graph
 from cimc.prune.activations import Batches, batches
 from cimc.prune.budget import Search, guessed

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cimc.passes.prune_similar import PruneSimilar
 
 from cimc import api
 from cimc.driver import PassContext
 from cimc.driver.calibration import load_calibration
 from cimc.errors import CompileError
-from cimc.passes.prune_similar import PruneSimilar
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "examples/digits"
