@@ -15,6 +15,7 @@ import numpy as np
 from cimc.errors import CompileError
 from cimc.ir.types import Array, container
 from cimc.isa.program import Mem, Program
+from cimc.isa.sections import interface
 from cimc.sim.feed import Collected, joined_shape
 from cimc.textfile import replacing
 
@@ -25,27 +26,37 @@ _COPIED = 1 << 20  # bytes at a time
 @contextmanager
 def output_file(program: Program, path: Path | None) -> Iterator[OutputFile]:
     """A sink for all outputs of a program; `path`: the .npz file that `save` is to write."""
-    outputs = [_Output(mem, path) for mem in program.outputs]
+    ports = interface(program)
+    outputs = [_Output(mem, path) for mem in ports.outputs]
+    last = [_Output(mem, path) for mem in ports.call]
     try:
-        yield OutputFile(outputs, path)
+        yield OutputFile(outputs, last, path)
     finally:
-        for output in outputs:
+        for output in [*outputs, *last]:
             output.close()
 
 
 class OutputFile:
     """Takes outputs (see `Sink`), tells of them in a line each, and writes them to a file."""
 
-    def __init__(self, outputs: list[_Output], path: Path | None) -> None:
-        self._outputs, self._path = outputs, path
+    def __init__(self, outputs: list[_Output], last: list[_Output], path: Path | None) -> None:
+        self._outputs, self._last, self._path = outputs, last, path
 
     def take(self, start: int, values: Mapping[str, Any]) -> None:
         for output in self._outputs:
             output.take(values[output.name])
 
+    def finish(self, values: Mapping[str, Any]) -> None:
+        for output in self._last:
+            output.take(np.asarray(values[output.name])[None])
+
     def lines(self, samples: int) -> list[str]:
         """Type, shape and the first values of each output."""
-        return [f"{output.name}: {output.brief(samples)}" for output in self._outputs]
+        return [f"{output.name}: {output.brief(count)}" for output, count in self._all(samples)]
+
+    def _all(self, samples: int) -> list[tuple[_Output, int]]:
+        """Each output and how many values it has."""
+        return [*((o, samples) for o in self._outputs), *((o, 1) for o in self._last)]
 
     def save(self, samples: int) -> None:
         """Write the outputs of all samples, whole or not at all. Raises CompileError."""
@@ -54,9 +65,9 @@ class OutputFile:
             replacing(self._path) as file,
             zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
         ):
-            for output in self._outputs:
+            for output, count in self._all(samples):
                 with archive.open(f"{output.name}.npy", "w", force_zip64=True) as member:
-                    output.write(member, samples)
+                    output.write(member, count)
 
 
 class _Output:
@@ -160,3 +171,6 @@ class Guesses:
             guesses = guesses.argmax(axis=1)
         labels = self._labels[start : start + len(scores)]
         self.right += int((guesses.reshape(-1) == labels).sum())
+
+    def finish(self, values: Mapping[str, Any]) -> None:
+        """Values of the whole call are no guesses."""

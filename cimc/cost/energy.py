@@ -26,6 +26,7 @@ COMPONENTS = {
     "post": "store and post-processing",
     "set": "programming",
     "reset": "programming",
+    "control": "control unit",
     "host_call": "host",
     "host_mac": "host",
 }

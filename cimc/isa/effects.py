@@ -144,6 +144,8 @@ def ld_row(n: Tally, x: Latch, t: StoredRows, cols: Columns | None = None) -> No
     x.valid = column_mask(lo, hi - lo, x.words)[None]
     x.bits = t.words.T & x.valid
     x.col, x.length = lo, hi - lo
+    n["rows"] += 1
+    n["cells"] += x.length
     n["bits"] += x.length
 
 

@@ -338,10 +338,12 @@ class TargetLine:
 
 @dataclass(frozen=True)
 class Interface:
-    """The buffers of a program that its caller fills and reads."""
+    """The buffers of a program that its caller fills and reads: outputs of each sample, and
+    those that have one value a `call`."""
 
     inputs: list[Mem]
     outputs: list[Mem]
+    call: list[Mem] = field(default_factory=list)
 
 
 @dataclass

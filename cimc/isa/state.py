@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -132,6 +132,25 @@ class Accumulators:
                     f"accumulator holds {value}, outside [{self.low}, {self.high}]",
                     "a target with a larger acc_bits, or fewer columns summed in one accumulator",
                 )
+
+
+@dataclass
+class Scalar:
+    """An integer of the control unit, of `BITS` bits with its sign; the same for all samples."""
+
+    BITS: ClassVar[int] = 128
+    value: int = 0
+
+    def set(self, value: int) -> None:
+        """Take a value; refused where it doesn't fit."""
+        self.check(value)
+        self.value = value
+
+    @classmethod
+    def check(cls, value: int) -> None:
+        """Refuse a value that a scalar doesn't hold."""
+        if not -(1 << (cls.BITS - 1)) <= value < 1 << (cls.BITS - 1):
+            raise Trap(f"{value} does not fit a scalar of {cls.BITS} bits")
 
 
 @dataclass

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cimc.isa import effects
+from cimc.isa import control, effects
 
 # Operand kinds:
 #   latch    %x                 input latch of a tile: bits and a valid mask
@@ -28,6 +28,7 @@ from cimc.isa import effects
 #   bufs     (a, b)             buffers
 #   scalar   buf[p] | %s[0:1]   one integer, of a buffer or an accumulator
 #   whole    name of a .data    all constants of an item
+#   ctl      %s                 a scalar of the control unit
 # Roles: "r" read, "w" written, "rw" both.
 
 
@@ -42,8 +43,8 @@ class Param:
 
 @dataclass(frozen=True)
 class Opt:
-    """An option `name=value`: kind `int` (affine), `range` (`lo:hi`), `table`, or `scalar`
-    (affine, or one element of a buffer)."""
+    """An option `name=value`: kind `int` (affine), `range` (`lo:hi`), `table`, `vec`, or
+    `scalar` (affine, or one element of a buffer)."""
 
     name: str
     kind: str = "int"
@@ -87,15 +88,22 @@ _READ = (
 _POPC = (Counter("bits", "popcount", "bit entering the popcount tree"),)
 _ACC = (Counter("ops", "accumulate", "accumulator update"),)
 _LATCH = (Counter("bits", "latch", "input latch bit loaded"),)
+_LOAD_ROW = (
+    Counter("rows", "word_line", "row activation"),
+    Counter("cells", "sense", "column of one row evaluated"),
+    *_LATCH,
+)
 _STORE = (Counter("elements", "store", "element compared or stored"),)
 _REQUANT = (Counter("elements", "requant", "element requantised and stored"),)
 _MULTIPLY = (Counter("ops", "multiply", "multiply-accumulate of an accumulator"),)
 _POST = (Counter("ops", "post", "element operation of the post-processing unit"),)
+_CONTROL = (Counter("ops", "control", "32-bit multiply and add of the control unit"),)
 _PROGRAM = (
     Counter("rows", "word_line", "row activation"),
     Counter("verify", "sense", "cell read before the write"),
 )
 _COLS = Opt("cols", "range", None)
+_MASK = Opt("mask", "vec", None)
 
 
 def _pulses(cost: str) -> tuple[Counter, ...]:
@@ -120,7 +128,7 @@ ROWS: tuple[Row, ...] = (
         "load one bit plane of one segment of a vector", effects.ld_vector),
     Row("ld.fill", _p("y:latch:w x:latch:r"), (Opt("value"),), _LATCH,
         "the same valid mask as x, every bit = value", effects.ld_fill),
-    Row("ld.row", _p("x:latch:w t:row:r"), (_COLS,), _LATCH,
+    Row("ld.row", _p("x:latch:w t:row:r"), (_COLS,), _LOAD_ROW,
         "load a stored row; its columns are valid", effects.ld_row, ("update",)),
     # -- read rows --
     Row("read.and", _p("d:bits:w t:rows:r x:latch:r"), (_COLS,), _READ,
@@ -166,6 +174,23 @@ ROWS: tuple[Row, ...] = (
         "sum of two quantised values, requantised", effects.pp_qadd),
     Row("pp.mov", _p("y:vec:w x:vec:r"), (), _POST,
         "copy the values into another type, exactly", effects.pp_mov),
+    # -- decide over results --
+    Row("ctl.set", _p("s:ctl:w"), (Opt("value"),), _CONTROL, "s = value",
+        control.ctl_set, ("update",)),
+    Row("ctl.sum", _p("s:ctl:rw x:vec:r"), (_MASK,), _CONTROL,
+        "s += the sum of x, where the mask isn't 0", control.ctl_sum, ("update",)),
+    Row("ctl.squares", _p("s:ctl:rw x:vec:r"), (_MASK,), _CONTROL,
+        "s += the sum of the squares of x, where the mask isn't 0",
+        control.ctl_squares, ("update",)),
+    Row("ctl.mul", _p("s:ctl:w a:ctl:r b:ctl:r"), (), _CONTROL, "s = a * b",
+        control.ctl_mul, ("update",)),
+    Row("ctl.sub", _p("s:ctl:w a:ctl:r b:ctl:r"), (), _CONTROL, "s = a - b",
+        control.ctl_sub, ("update",)),
+    Row("ctl.lt", _p("y:vec:w x:vec:r p:ctl:r t:ctl:r"), (_MASK,), _CONTROL,
+        "y = 1 where x * p < t and the mask isn't 0, else 0", control.ctl_lt, ("update",)),
+    Row("ctl.st", _p("v:vec:w s:ctl:r"), (), _CONTROL,
+        "store the scalar; a value outside the buffer's type is an error",
+        control.ctl_st, ("update",)),
     # -- host --
     Row("host", _p("f:code:r x:bufs:r y:bufs:w"), (),
         (Counter("calls", "host_call", "call of a host fragment"),

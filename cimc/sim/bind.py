@@ -39,6 +39,7 @@ from cimc.isa.state import (
     Ints,
     Latch,
     ResultBits,
+    Scalar,
     StoredRows,
     Trap,
     Vec,
@@ -216,6 +217,8 @@ def _register(machine: Machine, kind: str, arg: Reg) -> Resolver:
         return lambda env: Addend(
             ones_in(latch.valid if of_valid else latch.bits)[:, None], columns
         )
+    if isinstance(register, Scalar):
+        return lambda env: register
     assert span is not None
     if kind == "scalar":
         return lambda env: _part(register, slice(*_span(span, env))).values
@@ -231,8 +234,8 @@ def _part(register: Register, index: slice) -> Any:
             return ResultBits(words[:, :, index], ones[:, index], width[index])
         case Accumulators(values, low, high):
             return Accumulators(values[:, index], low, high)
-        case Latch():
-            raise AssertionError("a latch has no range")
+        case Latch() | Scalar():
+            raise AssertionError("a latch or scalar has no range")
     return register[:, index]
 
 

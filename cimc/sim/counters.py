@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from cimc.isa.control import WIDE
 from cimc.isa.effects import Tally, compares
 from cimc.isa.geometry import inside_shares, segment, win_columns, win_load, win_taps
 from cimc.isa.program import (
@@ -245,7 +246,11 @@ class _Walk:
                 yield "rows", rows
                 yield "verify", rows * self.image_columns(instr, env)
             case "ld":
-                yield "bits", self.load(instr, env)
+                columns = self.load(instr, env)
+                if instr.op == "ld.row":
+                    yield "rows", 1
+                    yield "cells", columns
+                yield "bits", columns
             case "read":
                 rows, width = self.read(instr, env)
                 yield "rows", rows
@@ -257,6 +262,8 @@ class _Walk:
                 yield "bits", self.popcount(instr, env)
             case "acc":
                 yield "ops", _size(instr.args[0], env)
+            case "ctl":
+                yield "ops", self.control(instr, env)
             case "st" | "pp":
                 count = self.channels(instr.args[0], env) * self.steps(instr)
                 yield TABLE[instr.op].counters[0].name, count
@@ -320,6 +327,17 @@ class _Walk:
         buffer = self.buffer(vec)
         assert buffer.shape is not None
         return buffer.shape[buffer.axis]
+
+    def control(self, instr: Instr, env: Env) -> int:
+        """32-bit operations: of a scalar as one, or of each element."""
+        match instr.op:
+            case "ctl.sum" | "ctl.squares":
+                return self.channels(instr.args[1], env)
+            case "ctl.lt":
+                return self.channels(instr.args[1], env) * WIDE
+            case "ctl.mul":
+                return WIDE**2
+        return 1
 
     def buffer(self, vec: object) -> Mem | View:
         return self.buffers[_name(vec)]

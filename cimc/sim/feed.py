@@ -17,6 +17,7 @@ import numpy as np
 from cimc.errors import CompileError, raise_all
 from cimc.ir.types import Array, TensorType, container, int_range, is_integer
 from cimc.isa.program import Interface, Mem, Program
+from cimc.isa.sections import interface
 from cimc.isa.state import Buffer, HostBuffer, Trap, exact
 from cimc.sim.machine import Machine
 
@@ -236,11 +237,16 @@ def _apart(shape: tuple[int, ...], axis: int, samples: int) -> tuple[int, ...]:
 
 
 class Sink(Protocol):
-    """Takes the outputs of a run as they come."""
+    """Takes the outputs of a run as they come; a program with outputs that have one value a call
+    needs `finish`."""
 
     def take(self, start: int, values: Mapping[str, Any]) -> None:
         """Outputs by ONNX name of the samples from `start` on, in order: [n, *shape], or a list
         of one value a sample for a host value. Only valid during the call."""
+        ...
+
+    def finish(self, values: Mapping[str, Any]) -> None:
+        """Outputs by ONNX name that have one value a call, after all samples."""
         ...
 
 
@@ -282,7 +288,11 @@ class Outputs:
     def __init__(
         self, program: Program | Interface, samples: int, sink: Sink | None = None
     ) -> None:
+        if isinstance(program, Program):
+            program = interface(program)
         self._mems = {str(mem.output): mem for mem in program.outputs}
+        self._call = program.call
+        self._last: dict[str, Any] = {}
         self._sink, self._done = sink, 0
         self._collected = (
             {} if sink else {name: Collected(mem, samples) for name, mem in self._mems.items()}
@@ -299,6 +309,13 @@ class Outputs:
                 found[mem.name] = list(buffer.values)
         self.add(found)
 
+    def finish(self, machine: Machine) -> None:
+        """Take what `.update` left in the outputs that have one value a call."""
+        buffers = {str(mem.output): machine.buffers[mem.name] for mem in self._call}
+        self._last = {name: buffer.get(0) for name, buffer in buffers.items()}
+        if self._sink is not None and self._last:
+            self._sink.finish(self._last)
+
     def add(self, found: Mapping[str, Any]) -> None:
         """Take the next samples' values by the name of their buffer; they are copied."""
         values = {name: found[mem.name] for name, mem in self._mems.items()}
@@ -310,7 +327,9 @@ class Outputs:
 
     def join(self) -> dict[str, Any]:
         """By ONNX output name, see `Collected.join`; nothing where a sink took them."""
-        return {name: collected.join() for name, collected in self._collected.items()}
+        if self._sink is not None:
+            return {}
+        return {name: collected.join() for name, collected in self._collected.items()} | self._last
 
 
 def joined_shape(shape: tuple[int, ...], axis: int, samples: int) -> tuple[int, ...]:

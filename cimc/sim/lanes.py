@@ -30,6 +30,7 @@ from cimc.isa.program import (
     Section,
     walk,
 )
+from cimc.isa.sections import roots
 from cimc.isa.state import words_for
 from cimc.isa.table import TABLE
 from cimc.sim.bind import BoundLoop, Env, Step, Tallies, bind, execute
@@ -111,21 +112,21 @@ def _inside(arg: object) -> Iterator[Affine]:
 
 def _own_places(program: Program, loop: Loop) -> bool:
     """Each buffer is written at one position p + constant, and none of them is read."""
-    roots = _roots(program)
+    behind = roots(program)
     written: set[tuple[str, str, int]] = set()
     read: set[str] = set()
     for instr in walk(loop.body):
         for name, ref, role in _buffers(instr):
             if role != "w":
-                read.add(roots[name])
+                read.add(behind[name])
                 continue
             if ref is None or ref.index is None or ref.index.terms != ((loop.var, 1),):
                 return False
-            if (roots[name], name, ref.index.const) in written:
+            if (behind[name], name, ref.index.const) in written:
                 continue
-            if any(roots[name] == root for root, _, _ in written):
+            if any(behind[name] == root for root, _, _ in written):
                 return False  # through two views, or at two places
-            written.add((roots[name], name, ref.index.const))
+            written.add((behind[name], name, ref.index.const))
     return not read & {root for root, _, _ in written}
 
 
@@ -139,17 +140,6 @@ def _buffers(instr: Instr) -> Iterator[tuple[str, Ref | None, str]]:
     for value in instr.opts.values():
         if isinstance(value, Ref) and value.index is not None:
             yield value.name, value, "r"
-
-
-def _roots(program: Program) -> dict[str, str]:
-    """The buffer behind each buffer and view."""
-    roots = {name: name for name in program.mems}
-    for view in program.views.values():
-        name = view.source
-        while name in program.views:
-            name = program.views[name].source
-        roots[view.name] = name
-    return roots
 
 
 # -- running them ----------------------------------------------------------------------

@@ -27,6 +27,7 @@ from cimc.isa.state import (
     Ints,
     Latch,
     ResultBits,
+    Scalar,
     Values,
     Window,
     Words,
@@ -36,7 +37,7 @@ from cimc.isa.state import (
 )
 from cimc.isa.table import TABLE
 
-Register = Latch | ResultBits | Accumulators | Ints
+Register = Latch | ResultBits | Accumulators | Scalar | Ints
 Tiles = npt.NDArray[np.uint8]
 
 _ALIGN = 64  # bytes: where a buffer may begin
@@ -75,6 +76,8 @@ class Machine:
         words, samples = words_for(self.target.cols), self.samples * self.lanes
         if kind == "latch":
             return Latch.empty(words)
+        if kind == "ctl":
+            return Scalar()
         ints = np.zeros((samples, size), dtype=np.int64)
         if kind == "acc":
             limit = 1 << (self.target.acc_bits - 1)
@@ -85,7 +88,8 @@ class Machine:
         return ints
 
     def start_from(self, other: Machine) -> None:
-        """Take over the buffers and registers of a machine of one sample, for every sample."""
+        """Take over the buffers and registers of a machine of one sample, for every sample; the
+        other may have more of them, and larger ones."""
         for name, buffer in self.buffers.items():
             source = other.buffers[name]
             if isinstance(buffer, Buffer) and isinstance(source, Buffer):
@@ -97,16 +101,21 @@ class Machine:
 
 
 def _copy(to: Register, source: Register) -> None:
+    """The source may have more elements."""
     match to, source:
         case Latch(), Latch():
             to.bits, to.valid = source.bits, source.valid
             to.col, to.length = source.col, source.length
         case ResultBits(), ResultBits():
-            to.words[...], to.ones[...], to.width[...] = source.words, source.ones, source.width
+            size = len(to.width)
+            to.words[...], to.ones[...] = source.words[:, :, :size], source.ones[:, :size]
+            to.width[...] = source.width[:size]
+        case Scalar(), Scalar():
+            to.value = source.value
         case Accumulators(), Accumulators():
-            to.values[...] = source.values
+            to.values[...] = source.values[:, : to.values.shape[1]]
         case np.ndarray(), np.ndarray():
-            to[...] = source
+            to[...] = source[:, : to.shape[1]]
 
 
 def _buffers(program: Program, samples: int) -> dict[str, Buffer | HostBuffer]:
@@ -164,7 +173,7 @@ def _physical_rows(program: Program) -> dict[int, Ints]:
 
 def register_sizes(program: Program) -> dict[str, tuple[str, int]]:
     """Kind and number of elements of each register: the largest range that a reference
-    reaches over all values of the loop variables. Latches have no elements."""
+    reaches over all values of the loop variables. Latches and scalars have no elements."""
     sizes: dict[str, tuple[str, int]] = {}
     for section in program.sections:
         for layer in section.layers:

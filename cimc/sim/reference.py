@@ -20,6 +20,7 @@ from cimc.errors import CompileError
 from cimc.ir.types import Array, container
 from cimc.isa.effects import Tally
 from cimc.isa.program import Program
+from cimc.isa.sections import without_update
 from cimc.isa.state import Buffer, Fragment, HostBuffer, words_for
 from cimc.sim.bind import Tallies, bind, execute, run_once
 from cimc.sim.counters import Counts
@@ -76,6 +77,7 @@ def run(
     feed = Feed(program, inputs)
     fragments = host_fragments(program)
     cells = pack_tiles(tiles, program.target)
+    alone = without_update(program)
     once = Machine(program, 1, cells, fragments)
     counts = Counts(feed.samples)
     outputs = Outputs(program, feed.samples, sink)
@@ -84,9 +86,9 @@ def run(
     machine: Machine | None = None
     done = 0
     while done < feed.samples:
-        size = min(_chunk(program, machine), feed.samples - done)
+        size = min(_chunk(alone, machine), feed.samples - done)
         if machine is None or machine.samples != size:
-            machine = Machine(program, size, cells, fragments)
+            machine = Machine(alone, size, cells, fragments)
         machine.start_from(once)
         feed.fill(machine, done)
         try:
@@ -99,6 +101,7 @@ def run(
         if progress is not None:
             progress(done, feed.samples)
     run_section(once, program, "update", counts)
+    outputs.finish(once)
     state = TileState(cells, program.target.cols)
     return Result(outputs.join(), counts, state, feed.samples)
 

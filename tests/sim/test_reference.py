@@ -294,7 +294,8 @@ def test_update_runs_once_after_the_samples_and_load_before_them():
     update = outcome.counts.sections["update"]
     assert update == {
         ("l", "reset", "rows"): 2, ("l", "reset", "verify"): 6, ("l", "reset", "pulses"): 1,
-        ("l", "ld.row", "bits"): 3, ("l", "read.or", "rows"): 2, ("l", "read.or", "bits"): 6,
+        ("l", "ld.row", "rows"): 1, ("l", "ld.row", "cells"): 3, ("l", "ld.row", "bits"): 3,
+        ("l", "read.or", "rows"): 2, ("l", "read.or", "bits"): 6,
         ("l", "read.or", "ones"): 2,
     }  # fmt: skip
     assert outcome.counts.static() == static_counts(p, 5).static()

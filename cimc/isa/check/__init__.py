@@ -10,6 +10,7 @@ from cimc.errors import raise_all
 from cimc.isa.check.cells import check_cells
 from cimc.isa.check.declarations import check_declarations
 from cimc.isa.check.operands import check_code
+from cimc.isa.check.outputs import check_outputs
 from cimc.isa.check.parallel import check_buffers
 from cimc.isa.check.registers import check_registers
 from cimc.isa.check.scope import Scope
@@ -22,13 +23,14 @@ def check(program: Program, file: str = "<program>") -> None:
 
     1. declarations: names, shapes, windows, views, remaps, data values
     2. each instruction: names, operand kinds, ranges, options, sizes, what the target can do
-    3. registers written before read, `par` rules, cells programmed once, accumulator widths
+    3. registers written before read, `par` rules, outputs of `.update`, cells programmed once,
+       accumulator widths
     """
     scope = Scope(program, file)
     for parts in (
         (check_declarations,),
         (check_code,),
-        (check_registers, check_buffers, check_cells, check_widths),
+        (check_registers, check_buffers, check_outputs, check_cells, check_widths),
     ):
         for part in parts:
             part(scope)

@@ -53,7 +53,9 @@ _EXPECTED = {
     "scalar": "one integer: `zero[0]` of a buffer or an accumulator `%s[0:1]`",
     "number": "a number, or one integer of a buffer such as `zero[0]`",
     "whole": "the name of a data item",
+    "ctl": "a scalar such as `%s`",
 }
+_WITHOUT_RANGE = ("latch", "ctl")
 
 
 def check_code(scope: Scope) -> None:
@@ -116,6 +118,9 @@ def _options(scope: Scope, site: Site) -> list[tuple[int | str, Affine]]:
         elif known[name].kind == "table":
             size = _constants(scope, site, name, value, "table")
             sizes += [] if size is None else [(name, size)]
+        elif known[name].kind == "vec":
+            size = _vector(scope, site, name, value, "vec")
+            sizes += [] if size is None else [(name, size)]
         elif known[name].kind == "scalar" and not isinstance(value, Affine):
             _scalar(scope, site, name, value, "number")
     return sizes
@@ -135,7 +140,7 @@ def _register(
     scope: Scope, site: Site, key: int | str, arg: Operand | Option, kind: str
 ) -> Affine | None:
     if not isinstance(arg, Reg) or arg.field is not None or (arg.range is None) != (
-        kind == "latch"
+        kind in _WITHOUT_RANGE
     ):  # fmt: skip
         _wrong(scope, site, key, kind)
         return None
@@ -297,6 +302,7 @@ _CHECKS: dict[str, _Check] = {
     "bufs": _buffers,
     "scalar": _scalar,
     "whole": _whole,
+    "ctl": _register,
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cimc.ir.types import is_integer, planes
-from cimc.isa.check import stores
+from cimc.isa.check import control, stores
 from cimc.isa.check.lookup import (
     data,
     elem,
@@ -212,4 +212,9 @@ RULES: dict[str, Callable[[Scope, Site], None]] = {
     "pp.rq": stores.requantise,
     "pp.lut": stores.pp_lut,
     "pp.qadd": stores.pp_qadd,
+    "ctl.set": control.constant,
+    "ctl.sum": control.sums,
+    "ctl.squares": control.sums,
+    "ctl.lt": control.less,
+    "ctl.st": control.store,
 }

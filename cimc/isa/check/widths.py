@@ -16,6 +16,7 @@ import numpy as np
 from cimc.ir.types import int_range
 from cimc.isa.check.bounds import Group, Interval, Piece, repeat
 from cimc.isa.check.lookup import elem, option
+from cimc.isa.check.motion import own_range, segments, sensitive, written
 from cimc.isa.check.rules import loaded
 from cimc.isa.check.scope import Scope, Site
 from cimc.isa.loops import extent, trips
@@ -71,12 +72,14 @@ class _State:
         # the state around the loop that this is one iteration of, and what the loop writes
         self.outer: _State | None = None
         self.written: set[str] = set()
+        # accumulators of which the iteration changes one range: see `own_range`
+        self.own: frozenset[str] = frozenset()
 
     def value(self, name: str, at: int) -> Interval | None:
         """The range of one accumulator, if it is known."""
         for piece in self.pieces.get(name, []):
             if piece.lo <= at < piece.hi:
-                return piece.total() if piece.reset else None
+                return piece.total() if piece.reset and name not in self.own else None
         if self.outer is None or name in self.written:
             return None
         return self.outer.value(name, at)
@@ -184,11 +187,14 @@ class _Follower:
         low = extent(loop.lo, loops)
         size = sum(1 for _ in walk(loop.body))
         affordable = self.steps + most * size <= MAX_STEPS
-        if least != most or low[0] != low[1] or not affordable:
+        own = own_range(loop)
+        if own:
+            self._multiply(loop, loops, state, own)
+        elif least != most or low[0] != low[1] or not affordable:
             self._multiply(loop, loops, state)
-        elif any(name == loop.var for expr in _sensitive(loop.body) for name, _ in expr.terms):
+        elif any(expr.uses(loop.var) for expr, _ in sensitive(loop.body)):
             self._each(loop, range(low[0], low[0] + most), loops, state)
-        elif any(name == loop.var for expr in _segments(loop.body) for name, _ in expr.terms):
+        elif any(expr.uses(loop.var) for expr in segments(loop.body)):
             # only the last segment may be shorter
             last = low[0] + most - 1
             rest = Loop(loop.kind, loop.var, Affine(low[0]), Affine(last), loop.body)
@@ -205,25 +211,34 @@ class _Follower:
             self.body(loop.body, (*loops, one), state)
         self.env.pop(loop.var, None)
 
-    def _multiply(self, loop: Loop, loops: tuple[Loop, ...], state: _State) -> None:
-        """Follow one iteration for all; nothing is known of the variable but its bounds."""
+    def _multiply(
+        self,
+        loop: Loop,
+        loops: tuple[Loop, ...],
+        state: _State,
+        own: frozenset[str] = frozenset(),
+    ) -> None:
+        """Follow one iteration for all; nothing is known of the variable but its bounds. An
+        accumulator in `own` may be changed by any number of the iterations."""
         least, most = trips(loop, loops)
         inner = _State(self.scope)
-        inner.outer, inner.written = state, _written(loop)
+        inner.own = state.own | own
+        inner.outer, inner.written = state, written(loop)
         inner.latches = dict(state.latches)
         inner.sources = {name: list(known) for name, known in state.sources.items()}
         self._forget(loop, inner)
         self.body(loop.body, (*loops, loop), inner)
         for name, pieces in inner.pieces.items():
             for piece in pieces:
-                change = repeat(piece.change(), max(0, least), most, self.limit)
+                fewest = 0 if name in own else max(0, least)
+                change = repeat(piece.change(), fewest, most, self.limit)
                 for target in state.part(name, piece.lo, piece.hi):
                     target.apply(change)
         self._forget(loop, state)
 
     def _forget(self, loop: Loop, state: _State) -> None:
         """What the loop writes may stem from any iteration, or from before it."""
-        for name in _written(loop):
+        for name in written(loop):
             state.sources.pop(name, None)
             if name in state.latches:
                 state.load_latch(name, self._fresh(self.scope.program.target.cols))
@@ -270,7 +285,7 @@ class _Follower:
 
     def _accumulate(self, site: Site, acc: Reg, state: _State) -> None:
         part = self._resolved(acc)
-        exact = _const(part)
+        exact = _const(part) is not None or acc.name in state.own
         start = extent(part.start, site.loops)[0]
         end = extent(part.start + part.size, site.loops)[1]
         for piece in state.part(acc.name, start, end):
@@ -284,7 +299,7 @@ class _Follower:
                 piece.add((low, high) if exact else (min(0, low), max(0, high)))
                 piece.see(site)
             else:
-                self._add(site, piece, state, exact is not None)
+                self._add(site, piece, state, exact)
                 piece.see(site)
 
     def _add(self, site: Site, piece: Piece, state: _State, exact: bool) -> None:
@@ -362,38 +377,3 @@ def _contribute(group: Group, arg: Reg, factor: int) -> None:
         group.negative += factor
     else:
         group.positive += factor
-
-
-def _written(loop: Loop) -> set[str]:
-    """Names of the registers that a loop writes."""
-    return {
-        instr.args[0].name
-        for instr in walk(loop.body)
-        if instr.args and isinstance(instr.args[0], Reg)
-    }
-
-
-def _sensitive(body: list[Instr | Loop]) -> Iterator[Affine]:
-    """Expressions that must be numbers for an exact result: register ranges, shifts, columns,
-    bounds of loops."""
-    for item in body:
-        if isinstance(item, Loop):
-            yield from (item.lo, item.hi)
-            yield from _sensitive(item.body)
-            continue
-        for arg in item.args:
-            if isinstance(arg, Reg) and arg.range is not None:
-                yield from (arg.range.start, arg.range.size)
-        shift, cols = item.opts.get("shl"), item.opts.get("cols")
-        if isinstance(shift, Affine):
-            yield shift
-        if isinstance(cols, Range):
-            yield cols.size
-
-
-def _segments(body: list[Instr | Loop]) -> Iterator[Affine]:
-    """The segments that latches are loaded with."""
-    for instr in walk(body):
-        seg = instr.opts.get("seg")
-        if isinstance(seg, Affine):
-            yield seg

@@ -18,7 +18,8 @@ import numpy as np
 
 from cimc.errors import CompileError
 from cimc.ir.types import Array, container
-from cimc.isa.program import Interface, Program
+from cimc.isa.program import Program
+from cimc.isa.sections import interface, without_update
 from cimc.sim.counters import Counts, expected_counts, static_counts
 from cimc.sim.feed import Feed, Outputs, Sink, Source
 from cimc.sim.machine import Machine, Tiles, TileState, pack_tiles
@@ -74,7 +75,8 @@ class Engine:
         self.program, self.contract, self.memory = program, contract, memory
         self.threads = threads or os.cpu_count() or 1
         self.fragments = host_fragments(program)
-        self._interface = Interface(program.inputs, program.outputs)
+        self._interface = interface(program)
+        self._sampled = without_update(program)
         self._ready: _Ready | None = None
         self._static: _Static | None = None
         self._states: list[State] = []
@@ -92,8 +94,8 @@ class Engine:
         load = Counts(1)
         run_section(once, self.program, "load", load)
         held = Cells(cells, *_maps(self.program, once))
-        plan = make_plan(self.program, once.buffers, held, self.contract)
-        made = _Ready(once, load, plan, max(1, _sample_bytes(self.program, plan)))
+        plan = make_plan(self._sampled, once.buffers, held, self.contract)
+        made = _Ready(once, load, plan, max(1, _sample_bytes(self._sampled, plan)))
         if tiles is None:
             self._ready = made
         return made
@@ -141,6 +143,7 @@ class Engine:
             machine = Machine(self.program, 1, cells, self.fragments)
             machine.start_from(ready.once)
             run_section(machine, self.program, "update", counts)
+            outputs.finish(machine)
         state = TileState(cells, self.program.target.cols)
         return Result(outputs.join(), counts, state, feed.samples)
 
@@ -241,12 +244,12 @@ class Engine:
                 fits = state.samples == number if exact else state.samples >= number
                 if state.plan is ready.plan and fits:
                     return self._states.pop(i)
-        return State(self.program, ready.plan, ready.once, number, self.fragments)
+        return State(self._sampled, ready.plan, ready.once, number, self.fragments)
 
     def _counts(self, ready: _Ready, ones: Ones, samples: int) -> Counts:
         """Static counts from the text, the others as they were found."""
         if self._static is None:
-            self._static = _Static.of(self.program)
+            self._static = _Static.of(self._sampled)
         counts = Counts(samples)
         counts.sections["load"] = dict(ready.load.sections["load"])
         if samples:
