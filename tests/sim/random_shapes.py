@@ -3,6 +3,7 @@ plan, such as triangular loops, sums over `par`, and values that iterations hand
 
 from __future__ import annotations
 
+from random_control import control
 from random_steps import between, host, store
 from random_wild import Scope
 
@@ -44,6 +45,7 @@ def _statement(wild, scope, budget, depth):
         _loop: 5 if depth < 3 else 0, dot: 4, wild.load: 1, wild.read: 2, wild.popc: 2,
         wild.clear: 1, wild.accumulate: 3, store: 3, between: 3,
         wild.cells: 0 if scope.section == "infer" else 2,
+        control: 3 if scope.section == "update" else 0,
         host: 0.7 if scope.section == "infer" and depth == 0 else 0.05,
     }  # fmt: skip
     way = wild.draw.weighted(ways)
