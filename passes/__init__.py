@@ -3,6 +3,7 @@
 from cimc.passes.allocate_tiles import AllocateTiles
 from cimc.passes.binarize import Binarize
 from cimc.passes.cleanup import Cleanup
+from cimc.passes.find_similar import FindSimilar
 from cimc.passes.fold_lut import FoldLut
 from cimc.passes.fold_threshold import FoldThreshold
 from cimc.passes.legalise import Legalise
@@ -42,6 +43,8 @@ PASSES = [
     RecogniseLayers,
     FoldThreshold,
     FoldLut,
+    # work that the chip does besides
+    FindSimilar,
     # encoded integers to tiles
     Legalise,
     SplitTiles,
@@ -79,6 +82,10 @@ PIPELINES = {
         "cleanup,ternarize,read-qdq,quantize-dynamic,recognise-any-alpha,fold-threshold,fold-lut,"
         "cleanup",
         "as binary, with weights -1, 0 and +1",
+    ),
+    "similarity": (
+        "exact,find-similar",
+        "as exact, and the array searches its kernels for similar ones",
     ),
     "place": (
         "legalise,split-tiles,allocate-tiles",

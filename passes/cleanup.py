@@ -19,11 +19,12 @@ from cimc.ir.ops import HOST
 from cimc.ir.types import TensorType
 
 # Kept although all their operands may be constants: they say how a weight is encoded, or
-# they are not functions of their operands.
+# they are not functions of their operands, or are computed on the chip.
 _KEEP = {
     *QUANTIZE, *DEQUANTIZE, "onnx.DynamicQuantizeLinear",
     "onnx.RandomNormal", "onnx.RandomNormalLike", "onnx.RandomUniform",
     "onnx.RandomUniformLike", "onnx.Multinomial", "onnx.Bernoulli", "onnx.Dropout", HOST,
+    "cim.similar",
 }  # fmt: skip
 # A folded constant may be this much larger than what it is made from.
 _GROWTH, _SMALL = 4, 1 << 16

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from fractions import Fraction
 
 from cimc.driver import Pass, PassContext
 from cimc.driver.bounds import bounds
+from cimc.driver.tiles import refusal, search_refusal
 from cimc.errors import CompileError, raise_all
 from cimc.frontend.macs import macs
 from cimc.ir.graph import Graph, Node, Value, layer_name
 from cimc.ir.ops import HOST, LAYERS
-from cimc.ir.rules import Misfit, input_planes
+from cimc.ir.similar import B, C
 from cimc.ir.types import is_integer
 
 # Integer work that the program does between layers, if it touches one.
@@ -23,26 +25,6 @@ _SUM_BITS = 32  # the result of a layer is i32
 _VIEWS = ("cim.reshape", "cim.transpose")
 
 
-def _refusal(node: Node, ctx: PassContext) -> str:
-    """Why a layer can't be on a tile; empty if it can."""
-    x, w = node.arg(0), node.arg(1)
-    try:
-        input_planes(x.elem)
-    except Misfit as misfit:
-        return f"its input: {misfit}"
-    if x.tensor.static is None:
-        return f"its input has the shape {x.type}: sizes must be known"
-    if w.const is not None and not w.const.size:
-        return "its weights are empty"
-    signs = ("bip", "tern")
-    if x.elem not in signs and w.elem != "bip" and set(ctx.geometry.functions) == {"xor"}:
-        kind = "ternary" if w.elem == "tern" else "integer"
-        return f"integers times {kind} weights need and, nand or or; the target has only xor"
-    if any(v.tensor.static is None for v in node.inputs[2:3] if v is not None):
-        return "the shape of its zero point is not known"
-    return ""
-
-
 def _on_tiles(graph: Graph, ctx: PassContext) -> set[Node]:
     """The layers that fit, and the integer work that leads to or from them."""
     made, users = graph.producers(), graph.users()
@@ -50,9 +32,10 @@ def _on_tiles(graph: Graph, ctx: PassContext) -> set[Node]:
     for node in graph.nodes:
         if node.op not in LAYERS:
             continue
-        node.why = _refusal(node, ctx) or None
+        node.why = refusal(node, ctx.geometry) or None
         if node.why is None:
             chosen.add(node)
+    chosen.update(_searches(graph, chosen, ctx))
     movable = [n for n in graph.nodes if n.op in _BETWEEN and _static(n)]
     for node in movable:
         if any(made.get(v) in chosen for v in node.inputs if v is not None):
@@ -61,6 +44,23 @@ def _on_tiles(graph: Graph, ctx: PassContext) -> set[Node]:
         if any(user in chosen for user in users.get(node.output, ())):
             chosen.add(node)
     return chosen
+
+
+def _searches(graph: Graph, layers: set[Node], ctx: PassContext) -> list[Node]:
+    """Searches for similar kernels that run where the kernels lie."""
+    kernels = {layer.arg(1): layer for layer in reversed(graph.nodes) if layer in layers}
+    return [
+        node
+        for node in graph.nodes
+        if node.op == "cim.similar"
+        and node.arg(0) in kernels
+        and not search_refusal(
+            kernels[node.arg(0)],
+            Fraction(str(node.attrs.get("b", B))),
+            Fraction(str(node.attrs.get("c", C))),
+            ctx.geometry,
+        )
+    ]
 
 
 def _static(node: Node) -> bool:
@@ -204,6 +204,7 @@ class Legalise(Pass):
     2. integer work that leads to or from them (thresholds, requantisation, tables, pools, sums,
        layout): in the program
     3. everything else, in maximal groups ⇒ `cim.host`, with the reason for each layer in it
+    4. `cim.similar` of the kernels of a layer on tiles: in the program
     Refuses layers whose worst case overflows the target's accumulator, or 32 bits.
     """
 

@@ -61,12 +61,21 @@ class Buffers:
             self._by_axis[name, axis] = view.name
         return self._by_axis[name, axis]
 
+    def scratch(self, name: str, elem: str, shape: tuple[int, ...]) -> str:
+        """A buffer that holds no value of the graph; returns its name."""
+        mem = Mem(self.fresh(name), elem, shape)
+        self._by_name[mem.name] = mem
+        return mem.name
+
     def mark_outputs(self) -> None:
         """Give the buffers of the graph's outputs their ONNX names."""
         for value, name in zip(self._graph.outputs, output_names(self._graph)):
             mem = self._by_name[self._names[value]]
             assert isinstance(mem, Mem), "legalise copies an output that is a view"
             mem.output = name
+            made = self._made.get(value)
+            if made is not None and made.op == "cim.similar":
+                continue  # one value a call
             if mem.shape and mem.shape[0] in self._batch_sizes:
                 mem.batch = 0
 

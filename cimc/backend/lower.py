@@ -1,4 +1,4 @@
-"""Placed graph to program: buffers, data, `.load` and `.infer`.
+"""Placed graph to program: buffers, data, `.load`, `.infer` and `.update`.
 
 Reads what legalise, split-tiles and allocate-tiles decided; decides nothing itself but
 which thresholds and requantised sums are stored straight from the accumulators, and which
@@ -8,15 +8,17 @@ concatenations are copied as one.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from cimc.backend import layers
+from cimc.backend import layers, similar
 from cimc.backend.buffers import Buffers
 from cimc.backend.corrections import Terms, correction_terms
 from cimc.backend.nest import nests
+from cimc.backend.pairs import Pairs
 from cimc.driver.base import Geometry
 from cimc.driver.recipes import recipe
 from cimc.frontend.export import to_onnx
@@ -24,7 +26,7 @@ from cimc.frontend.macs import graph_macs, macs
 from cimc.ir.graph import Graph, Node, Value, layer_name
 from cimc.ir.kernels import KernelShape, cells, kernel_shape
 from cimc.ir.names import Names
-from cimc.ir.ops import HOST, LAYERS
+from cimc.ir.ops import HOST, LAYERS, TABLE
 from cimc.ir.rules import input_planes, window
 from cimc.ir.types import Array, container, int_range
 from cimc.isa.program import (
@@ -67,6 +69,7 @@ class _Lowering:
         self.scales: dict[tuple[str, int], str] = {}
         self.load: list[Layer] = []
         self.infer: list[Layer] = []
+        self.update: list[Layer] = []
         self.fused: set[Node] = set()
         self.programmed: set[Value] = set()
         self.label = Names().fresh
@@ -78,6 +81,8 @@ class _Lowering:
         gap = ("",)
         sections = [Section("load", self.load, before=gap)] if self.load else []
         sections.append(Section("infer", self.infer, before=gap))
+        if self.update:
+            sections.append(Section("update", self.update, before=gap))
         data = list(self.data.values())
         if data:
             data[0].before = gap
@@ -108,8 +113,31 @@ class _Lowering:
             self._concat(node)
         elif node.op == "cim.slice":
             self._slice(node)
+        elif node.op == "cim.similar":
+            self._similar(node)
         elif node.op in _ELEMENTWISE and node not in self.fused:
             self._between(node)
+
+    # -- the search for similar kernels --
+
+    def _similar(self, node: Node) -> None:
+        """The search among the kernels of the layer that has them."""
+        w, label = node.arg(0), self.label(layer_name(node))
+        layer = next(n for n in self.graph.nodes if n.op in LAYERS and n.arg(1) is w)
+        places = [p for p in self.graph.places if p.value is w]
+        shape = kernel_shape(layer, places[0].width)
+        attrs = TABLE[node.op].full_attrs(node.attrs)
+        b, c = (Fraction(attrs[name]) for name in "bc")
+        given = similar.Criterion(attrs["of"], attrs["mode"], b, c)
+        mask = self.buffers.name(node.output)
+        pairs = Pairs(places, shape)
+
+        def scratch(suffix: str, elem: str, sizes: tuple[int, ...]) -> str:
+            return self.buffers.scratch(f"{label}.{suffix}", elem, sizes)
+
+        body = similar.search(pairs, shape.columns, self.geometry.cols, given, mask, scratch)
+        note = f"# {shape.channels} kernels of {shape.columns} {attrs['of']}: {given.mode}"
+        self.update.append(Layer(label, body, after=f"{note}, b = {b}, c = {c}"))
 
     # -- host fragments --
 

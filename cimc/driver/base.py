@@ -47,12 +47,14 @@ class Pass:
               onnxruntime's own sums; `approximate` says what it changed; `reading` changes what
               the float text computes to what the quantised form means.
     repeat:   the driver runs it until it changes nothing.
+    adds_outputs: it may add outputs that the model doesn't have.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     kind: ClassVar[Literal["exact", "approximate", "reading"]] = "exact"
     repeat: ClassVar[bool] = False
+    adds_outputs: ClassVar[bool] = False
 
     def run(self, graph: Graph, ctx: PassContext) -> bool:
         """Rewrite `graph` in place; True if it changed. Raises CompileError."""

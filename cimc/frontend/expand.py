@@ -125,6 +125,14 @@ def _slice(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: s
     e.node("Slice", ins[0], *parts, out=out)
 
 
+def _similar(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
+    """Its kernels are constant: so is the mask."""
+    kernels = node.arg(0).const
+    assert kernels is not None
+    (mask,) = TABLE[node.op].evaluate([kernels], attrs, [node.output.tensor])
+    e.node("Identity", e.const(mask), out=out)
+
+
 _EXPAND: dict[str, Callable[[Emitter, Node, dict[str, Any], list[str], str], None]] = {
     "cim.sign": _sign,
     "cim.conv": expand_integers.conv,
@@ -143,6 +151,7 @@ _EXPAND: dict[str, Callable[[Emitter, Node, dict[str, Any], list[str], str], Non
     "cim.slice": _slice,
     "cim.reshape": _reshape,
     "cim.transpose": _transpose,
+    "cim.similar": _similar,
 }
 assert _EXPAND.keys() == TABLE.keys(), "every native operation needs its ONNX form"
 

@@ -1,9 +1,7 @@
 """A layer's weights as rows and columns of cells.
 
 Column (tap · channels of a group + channel), taps row-major over the kernel, so that a
-window of channel-packed positions is a run of words. One bit matrix a plane: `bip` has one
-(1 means +1), `tern` has two (where the weight is +1, where it is -1), `uN` and `iN` have N (the
-bits of the two's complement, the least significant first).
+window of channel-packed positions is a run of words. One bit matrix a plane, see `planes.py`.
 
 The kernels of a group that fills less than half of a row can share rows with other groups, side
 by side: `packed` is such a *pack*, and counts as one group of more columns.
@@ -18,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from cimc.ir.graph import Node
-from cimc.ir.types import Array, planes
+from cimc.ir.planes import bit_planes, weight_planes
+from cimc.ir.types import Array
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,6 @@ class KernelShape:
         """The shape with `pack` groups side by side."""
         groups = -(-self.groups // pack)
         return replace(self, groups=groups, columns=self.columns * pack, pack=pack)
-
-
-def weight_planes(elem: str) -> int:
-    """Bit planes of weights: two for ternary ones, else as for inputs."""
-    return 2 if elem == "tern" else planes(elem)
 
 
 def kernel_shape(node: Node, width: int = 0) -> KernelShape:
@@ -89,7 +83,9 @@ def cells(node: Node, width: int = 0) -> Array:
     """uint8 0/1 of shape [groups · planes · channels, columns]; plane before channel. Packs are
     filled up with zeros."""
     shape, rows = kernel_shape(node, width), kernel_rows(node)
-    bits = _planes(rows, node.arg(1).elem).reshape(shape.planes, -1, shape.channels, rows.shape[1])
+    bits = bit_planes(rows, node.arg(1).elem).reshape(
+        shape.planes, -1, shape.channels, rows.shape[1]
+    )
     if shape.pack > 1:
         missing = shape.groups * shape.pack - bits.shape[1]
         bits = np.pad(bits, ((0, 0), (0, missing), (0, 0), (0, 0)))
@@ -97,10 +93,3 @@ def cells(node: Node, width: int = 0) -> Array:
         bits = bits.swapaxes(2, 3)
     bits = bits.reshape(shape.planes, shape.groups, shape.channels, shape.columns)
     return np.ascontiguousarray(bits.swapaxes(0, 1)).reshape(-1, shape.columns)
-
-
-def _planes(rows: Any, elem: str) -> Any:
-    """uint8 0/1 of shape [planes, *rows.shape]."""
-    if elem in ("bip", "tern"):
-        return np.stack([rows > 0, rows < 0][: weight_planes(elem)]).astype(np.uint8)
-    return np.stack([((rows >> j) & 1).astype(np.uint8) for j in range(planes(elem))])

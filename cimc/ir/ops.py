@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cimc.ir import meaning, rules
+from cimc.ir import meaning, rules, similar
 from cimc.ir.types import Array, TensorType, Type
+from cimc.similarity.criteria import MODES
 
 REQUIRED = object()
 
@@ -248,6 +249,22 @@ ROWS: tuple[OpDef, ...] = (
         meaning.transpose,
         "axes in another order",
         "%y = cim.transpose(%x) perm=[0,2,1]: bip[1,49,16]",
+    ),
+    OpDef(
+        "cim.similar",
+        (Operand("w", const=True),),
+        (
+            AttrDef("of", "str"),
+            AttrDef("mode", "str", similar.MODE, MODES),
+            AttrDef("b", "str", similar.B),
+            AttrDef("c", "str", similar.C),
+            AttrDef("axis", "int", 0),
+        ),
+        similar.types,
+        similar.evaluate,
+        "which of the kernels along `axis` are too similar to others: nearer than the mean less b "
+        "variances of all distances to more than c of the others; `of` is w's element type",
+        '%m = cim.similar(%w) of="bip" b="0.2": bool[64]',
     ),
 )
 
