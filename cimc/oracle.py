@@ -10,7 +10,7 @@ run in the evaluator: those operators by definition.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from cimc.driver.runner import run_passes
 from cimc.errors import CompileError
 from cimc.frontend.bind import bind_shapes
 from cimc.frontend.domains import PREFIX
-from cimc.frontend.evaluate import Evaluator, input_names
+from cimc.frontend.evaluate import Evaluator, input_names, outline, output_names
 from cimc.frontend.export import to_onnx
 from cimc.frontend.importer import import_model, import_onnx
 from cimc.frontend.load import load_model
@@ -35,6 +35,7 @@ from cimc.ir.graph import Graph
 from cimc.ir.text import load_graph
 from cimc.ir.types import Array
 from cimc.isa.program import Program
+from cimc.isa.sections import interface
 from cimc.sim.feed import Feed, Source, join_samples
 
 Feeds = Mapping[str, Array]
@@ -48,6 +49,8 @@ class Oracle:
     """A function from inputs (any number of samples) to outputs by ONNX name.
 
     after: the first of the passes that changed the model's meaning; empty for the model as it is.
+    added: outputs that passes added to those of the model, which have one value a call; None: give
+    no such outputs.
     unknown: passes of the program's pipeline that nobody here knows, and so left out."""
 
     def __init__(
@@ -57,27 +60,37 @@ class Oracle:
         once: Once,
         after: str = "",
         unknown: Sequence[str] = (),
+        added: Feeds | None = None,
     ) -> None:
         self._path, self._program, self._once = path, program, once
-        self.after, self.unknown = after, tuple(unknown)
+        self.after, self.unknown, self._added = after, tuple(unknown), added
 
     def __call__(self, feeds: Mapping[str, Array | Source]) -> dict[str, Array]:
         """Raises CompileError for inputs that do not fit, and where the model can't run."""
-        outputs = [m for m in self._program.outputs if m.output is not None]
+        ports = interface(self._program)
         feed = Feed(self._program, feeds)
-        found: dict[str, list[Any]] = {str(m.output): [] for m in outputs}
+        found: dict[str, list[Any]] = {str(m.output): [] for m in ports.outputs}
+        wanted = [] if self._added is None else [str(m.output) for m in ports.call]
+        call = dict(self._added or {})
         for index in range(feed.samples):
             results = self._once(feed.sample(index))
-            missing = [name for name in found if name not in results]
-            if missing:
-                raise CompileError(
-                    f"the model has no output '{missing[0]}', the program has",
-                    str(self._path),
-                    help="is the program compiled from this model?",
-                )
+            call |= {name: results[name] for name in wanted if name in results}
+            _present([name for name in found if name not in results], self._path)
             for name, values in found.items():
                 values.append(results[name])
-        return {str(m.output): join_samples(found[str(m.output)], m.batch) for m in outputs}
+        _present([name for name in wanted if name not in call], self._path)
+        joined = {str(m.output): join_samples(found[str(m.output)], m.batch) for m in ports.outputs}
+        return joined | {name: call[name] for name in wanted}
+
+
+def _present(missing: Sequence[str], path: Path) -> None:
+    """Raises CompileError for outputs of the program that the model lacks."""
+    if missing:
+        raise CompileError(
+            f"the model has no output '{missing[0]}', the program has",
+            str(path),
+            help="is the program compiled from this model?",
+        )
 
 
 def open_oracle(
@@ -96,19 +109,20 @@ def open_oracle(
     path, unknown = Path(model), list[str]()
     passes = parse_pipeline(program.pipeline, registry or load_registry(), unknown)
     found = _meaning(path, program, passes, calibration)
-    if found is None:
-        once, after = _as_it_is(path, program), ""
-    elif any(node.domain == "qonnx" for node in found[0].nodes):
-        once, after = Evaluator(found[0]), found[1]
+    if found.graph is None:
+        once = _as_it_is(path, program)
+    elif any(node.domain == "qonnx" for node in found.graph.nodes):
+        once = Evaluator(found.graph)
     else:
-        once, after = _runner(to_onnx(found[0]), path, program), found[1]
-    return Oracle(path, program, once, after, unknown)
+        once = _runner(to_onnx(found.graph), path, program)
+    return Oracle(path, program, once, found.after, unknown, found.added)
 
 
 def open_model(model: str | Path, program: Program) -> Oracle:
-    """The model as it is, on the program's inputs. Raises CompileError as `open_oracle`."""
+    """The model as it is, on the program's inputs, without the outputs that have one value a call.
+    Raises CompileError as `open_oracle`."""
     path = Path(model)
-    return Oracle(path, program, _as_it_is(path, program))
+    return Oracle(path, program, _as_it_is(path, program), added=None)
 
 
 def _as_it_is(path: Path, program: Program) -> Once:
@@ -121,14 +135,22 @@ def _as_it_is(path: Path, program: Program) -> Once:
     return _runner(proto, path, program)
 
 
+@dataclass(frozen=True)
+class _Meaning:
+    """What passes made of a model: the graph after the last pass that changed it and is not exact,
+    and the first such pass (None and "" if there is none); outputs that passes added."""
+
+    graph: Graph | None = None
+    after: str = ""
+    added: Feeds = field(default_factory=dict)
+
+
 def _meaning(
     path: Path, program: Program, passes: Sequence[Pass], calibration: Calibration | None
-) -> tuple[Graph, str] | None:
-    """The graph after the last pass that changed it and is not exact, and the first such pass;
-    None if there is none."""
-    last = max((i for i, p in enumerate(passes) if p.kind != "exact"), default=-1)
-    if last < 0:
-        return None
+) -> _Meaning:
+    matters = [i for i, p in enumerate(passes) if p.kind != "exact" or p.adds_outputs]
+    if not matters:
+        return _Meaning()
     graph = load_graph(path) if path.suffix == ".cimir" else import_onnx(path)
     _same_inputs(input_names(graph), path, program)
     sizes = {str(m.input): m.shape for m in program.inputs if m.shape is not None}
@@ -138,12 +160,24 @@ def _meaning(
         Geometry(target.rows, target.cols, target.tiles, target.functions, target.acc_bits),
         calibration=calibration,
     )
-    found: tuple[Graph, str] | None = None
-    for step in passes[: last + 1]:
+    found: Graph | None = None
+    after = ""
+    for step in passes[: matters[-1] + 1]:
         (timing,) = run_passes(graph, [step], context)
         if timing.changed and step.kind != "exact":
-            found = clone(graph)[0], found[1] if found else step.name
-    return found
+            found, after = clone(graph)[0], after or step.name
+    return _Meaning(found, after, _searched(graph))
+
+
+def _searched(graph: Graph) -> Feeds:
+    """What the searches for similar kernels find, by name of the output."""
+    names = dict(zip(graph.outputs, output_names(graph)))
+    nodes = [n for n in graph.nodes if n.op == "cim.similar" and n.output in names]
+    if not nodes:
+        return {}
+    part = outline(graph, nodes)
+    results = Evaluator(part)({})
+    return {names[value]: results[value.name] for value in part.outputs}
 
 
 def _runner(proto: ModelProto, path: Path, program: Program) -> Once:
@@ -263,7 +297,8 @@ def off(model: Oracle, feeds: Mapping[str, Array | Source], found: Feeds) -> str
     """How far the outputs are from those of the model as it is: `at most 0.01 in logits
     (relative 0.002)`, `nothing`, or why that can't be said."""
     try:
-        comparisons = compare(model(feeds), found)
+        expected = model(feeds)
+        comparisons = compare(expected, {name: found[name] for name in expected})
     except CompileError as error:
         return f"not known: {error.message}"
     worst = max(comparisons, key=lambda c: c.relative, default=None)

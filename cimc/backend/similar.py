@@ -205,7 +205,9 @@ class _Search:
             ("sub", "t", "t", "v"),
             ("mul", "bd", "bd", "p"),
         )
-        return [*sums, *(Instr(f"ctl.{op}", tuple(map(Reg, names))) for op, *names in steps)]
+        code = [Instr(f"ctl.{op}", tuple(map(Reg, names))) for op, *names in steps]
+        code[0].before = ("# near: d * P*P*bd < S1*P*bd - bn * (P*S2 - S1*S1), b = bn / bd",)
+        return [*sums, *code]
 
     def _counts(self) -> Body:
         """To how many others each kernel is near; each pair counts for both."""
@@ -225,7 +227,9 @@ class _Search:
     def _decision(self) -> Body:
         """Gone: count * cd > cn * others, c being cn / cd."""
         c, literal = self.given.c, self.given.mode == "literal"
-        body: Body = [_set("cd", -c.denominator)]
+        first = _set("cd", -c.denominator)
+        first.before = ("# gone: near to more than c of the others, -count * cd < -cn * others",)
+        body: Body = [first]
         if literal or self.given.all_live:
             body.append(_set("t", -c.numerator * (self.count - 1)))
         else:

@@ -22,13 +22,13 @@ class HasCounts(Protocol):
     def counts(self) -> Counts: ...
 
 
-# counters shown by layer: heading, instruction family, counter
+# counters shown by layer: heading, instruction families, counter
 _COLUMNS = (
-    ("row reads", "read", "rows"),
-    ("bits read", "read", "bits"),
-    ("acc ops", "acc", "ops"),
-    ("pulses", "", "pulses"),
-    ("host MACs", "host", "macs"),
+    ("row reads", ("read", "ld.row"), "rows"),
+    ("bits read", ("read",), "bits"),
+    ("acc ops", ("acc",), "ops"),
+    ("pulses", ("",), "pulses"),
+    ("host MACs", ("host",), "macs"),
 )
 
 
