@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from cimc import api
+    from cimc.cost.search import SearchCost
     from cimc.sim.packed.explain import Explanation, ItemWords
 
 
@@ -101,6 +102,7 @@ def command(
     from cimc.cost.layout import layout
     from cimc.cost.layout_report import print_host, print_layers, print_tiles
     from cimc.cost.report import make_console
+    from cimc.cost.search import print_search
     from cimc.isa.printer import program_lines
     from cimc.textfile import text_lines, write_text
 
@@ -121,6 +123,8 @@ def command(
     print_layers(plan, console)
     print_tiles(plan, console)
     print_host(plan, console)
+    searches = _searches(compiled)
+    print_search(searches, compiled.target, console)
     ways = _ways(compiled, not no_contract) if show_engine else None
     if ways is not None:
         _print_ways(ways, console)
@@ -130,10 +134,22 @@ def command(
     if json_file is not None:
         found = {"file": file, "pipeline": compiled.program.pipeline, "size": size}
         found |= plan.to_json()
+        if searches:
+            found["search"] = [cost.to_json() for cost in searches]
         if ways is not None:
             found["engine"] = {"contract": not no_contract} | ways.to_json()
         write_text(json_file, json.dumps(found, indent=2) + "\n")
         click.echo(f"json: {json_file}")
+
+
+def _searches(compiled: api.Compiled) -> list[SearchCost]:
+    """What the searches for similar kernels in `.update` cost."""
+    from cimc.cost.search import search_costs
+    from cimc.sim.counters import static_counts
+
+    if compiled.program.section("update") is None:
+        return []
+    return search_costs(static_counts(compiled.program, pulses=False), compiled.target)
 
 
 def _size(text: Iterable[str]) -> dict[str, int]:

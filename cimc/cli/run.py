@@ -68,6 +68,7 @@ def command(
     from cimc.cli.outputs import check_outputs
     from cimc.cli.progress import progress_bar
     from cimc.cost.report import print_counts_and_energy, to_json
+    from cimc.cost.search import print_search, search_costs
     from cimc.textfile import write_text
 
     check_outputs([(output, ".npz"), (json_file, "")], [program, input_file, target])
@@ -89,10 +90,14 @@ def command(
         for line in [] if count_only else sink.lines(result.samples):
             click.echo(line)
         print_counts_and_energy(result, result.energy)
+        print_search(searches := search_costs(result.counts, result.target), result.target)
         if path is not None:
             sink.save(result.samples)
             click.echo(f"outputs: {output}")
     if json_file is not None:
-        text = json.dumps(to_json(result, result.energy), indent=2)
+        found = to_json(result, result.energy)
+        if searches:
+            found["search"] = [cost.to_json() for cost in searches]
+        text = json.dumps(found, indent=2)
         write_text(json_file, text + "\n")
         click.echo(f"counts and energy: {json_file}")

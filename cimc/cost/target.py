@@ -23,6 +23,17 @@ STATUSES = ("measured", "cited", "assumed")
 COSTS = tuple(dict.fromkeys(c.cost for row in ROWS for c in row.counters if c.cost))
 """The keys of `[energy]`, in the order of the instruction table."""
 
+SEARCH = {
+    "row_time": "ns",
+    "control_time": "ns",
+    "transfer_time": "ns",
+    "transfer_energy": "pJ",
+    "host_time": "ns",
+    "host_energy": "pJ",
+}
+"""Keys and units of `[search]`: of a row read, an element operation, a word of 32 bits moved off
+the array, and an operation of a processor; see `search.py`, which alone uses them."""
+
 # unit, smallest and largest value
 _NUMBERS: dict[str, tuple[str, int, int]] = {
     "rows": ("rows", 1, 1 << 16),
@@ -31,7 +42,13 @@ _NUMBERS: dict[str, tuple[str, int, int]] = {
     "acc_bits": ("bits", 2, 62),
 }
 _GEOMETRY = ("rows", "cols", "tiles", "functions", "acc_bits")
-_TABLES = {"target": ("name", "summary"), "geometry": _GEOMETRY, "energy": COSTS}
+_TABLES = {
+    "target": ("name", "summary"),
+    "geometry": _GEOMETRY,
+    "energy": COSTS,
+    "search": tuple(SEARCH),
+}
+_FIGURES = ("geometry", "energy", "search")
 _AS_NEEDED = "as-needed"
 
 
@@ -59,6 +76,7 @@ class Target:
     functions: tuple[str, ...]
     acc_bits: int
     energy: Mapping[str, float]  # pJ a count, by cost key of the instruction table
+    search: Mapping[str, float]  # ns and pJ, by the keys of `SEARCH`
     figures: Mapping[str, Figure]
 
 
@@ -129,7 +147,7 @@ class _Reader:
         name, summary = (self._text("target", key) for key in _TABLES["target"])
         figures = {
             f"{table}.{key}": self._figure(table, key)
-            for table in ("geometry", "energy")
+            for table in _FIGURES
             for key in _TABLES[table]
         }
         raise_all(self.errors)
@@ -144,6 +162,7 @@ class _Reader:
             functions=tuple(f for f in FUNCTIONS if f in found["geometry.functions"].value),
             acc_bits=found["geometry.acc_bits"].value,
             energy={key: float(found[f"energy.{key}"].value) for key in COSTS},
+            search={key: float(found[f"search.{key}"].value) for key in SEARCH},
             figures=found,
         )
 
@@ -154,8 +173,8 @@ class _Reader:
         path = key if "." in key else f"geometry.{key}"
         table, _, name = path.partition(".")
         where = f"--set {key}={text}"
-        if table not in ("geometry", "energy") or name not in _TABLES[table]:
-            keys = (*_GEOMETRY, *(f"energy.{cost}" for cost in COSTS))
+        if table not in _FIGURES or name not in _TABLES[table]:
+            keys = (*_GEOMETRY, *(f"{t}.{key}" for t in ("energy", "search") for key in _TABLES[t]))
             help = f"one of {', '.join(keys)}"
             self.errors.append(CompileError(f"a target has no '{key}'", where, help))
             return
@@ -242,8 +261,8 @@ class _Reader:
 
 def _unit(table: str, key: str) -> str:
     """The unit of a figure; the list of functions has none."""
-    if table == "energy":
-        return "pJ"
+    if table != "geometry":
+        return SEARCH[key] if table == "search" else "pJ"
     return _NUMBERS[key][0] if key in _NUMBERS else ""
 
 
@@ -279,7 +298,7 @@ def _value_problem(table: str, key: str, value: Any) -> str:
     if key == "tiles" and value == _AS_NEEDED:
         return ""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if table == "energy":
+    if table != "geometry":
         good = is_number and math.isfinite(value) and value >= 0
         return "" if good else f"is {value}, not a number of at least 0"
     _, low, high = _NUMBERS[key]
