@@ -17,9 +17,8 @@ from cimc.frontend.macs import macs
 from cimc.ir import similar
 from cimc.ir.graph import Graph, Node, Value, layer_name
 from cimc.ir.ops import LAYERS
+from cimc.ir.rules import Misfit
 from cimc.ir.types import TensorType
-from cimc.prune.published import fraction
-from cimc.similarity.criteria import MODES
 
 _SIMILAR = "cim.similar"
 
@@ -79,21 +78,25 @@ class FindSimilar(Pass):
     layers: str = ""
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}")
-        fraction(self.b, "b", Fraction(0), None)
-        fraction(self.c, "c", Fraction(0), Fraction(1))
+        if self.mode not in similar.MODES:
+            raise ValueError(f"mode must be one of {', '.join(similar.MODES)}")
+        try:
+            similar.fractions(self.b, self.c)
+        except Misfit as misfit:
+            raise ValueError(str(misfit)) from None
 
     def run(self, graph: Graph, ctx: PassContext) -> bool:
         searched = {n.arg(0) for n in graph.nodes if n.op == _SIMILAR}
         found, why = list[Node](), dict[str, list[str]]()
         for node in _chosen(graph, self.layers):
             reason = self._refusal(node, ctx)
+            if not reason and node.arg(1) in searched:
+                reason = "its kernels are those of another layer, or searched already"
             if reason:
                 why.setdefault(reason, []).append(layer_name(node))
-            elif node.arg(1) not in searched:
-                searched.add(node.arg(1))
-                found.append(node)
+                continue
+            searched.add(node.arg(1))
+            found.append(node)
         for node in found:
             self._add(graph, node)
         listed = ", ".join(layer_name(n) for n in found) or "no layer"

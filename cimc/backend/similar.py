@@ -144,12 +144,12 @@ class _Search:
                     one += loops(walk.heads, read)
             one.append(Instr("st.acc", (self._at(self.sum, run.kernel(m) + i), total)))
             body += _loop("m", run.count, _loop("i", run.size, one))
-        body += [_set("zero", 0), _set("one", 1), _set("minus", -1)]
+        body += [_set("zero", 0), _set("one", 1)]
         values, live = self._all(self.sum), self._all(self.live)
-        body.append(_lt(live, values, "minus", "zero"))
+        body.append(Instr("ctl.gt", (live, values, Reg("zero"))))
         if self.given.mode == "literal":
             body += [
-                _lt(self._all(self.hit), values, "one", "zero"),
+                Instr("ctl.lt", (self._all(self.hit), values, Reg("zero"))),
                 Instr("pp.add", (live, live, self._all(self.hit))),
             ]
         here, i = self._at(self.live, self._i), self._i
@@ -157,8 +157,8 @@ class _Search:
         row = [
             _set("n", 0),
             Instr("ctl.sum", (Reg("n"), here)),
-            Instr("ctl.sub", (Reg("n"), Reg("zero"), Reg("n"))),
-            _lt(Ref(self.pair, i, self._behind), behind, "n", "zero"),
+            Instr("ctl.sub", (Reg("n"), Reg("one"), Reg("n"))),
+            Instr("ctl.gt", (Ref(self.pair, i, self._behind), behind, Reg("n"))),
         ]
         return [*body, *_loop("i", self.count - 1, [*row])]
 
@@ -181,8 +181,9 @@ class _Search:
     # -- the decision --
 
     def _threshold(self) -> Body:
-        """Near: d * P^2 * bd < S1 * P * bd - bn * (P * S2 - S1^2), b being bn / bd."""
-        sums: Body = [_set("s1", 0), _set("s2", 0)]
+        """Near: d < t, t being (S1 * P * bd - bn * (P * S2 - S1^2)) / (P^2 * bd), rounded up, and
+        b being bn / bd. Rounded up is the negative, rounded down and negated."""
+        sums: Body = [_set("zero", 0), _set("s1", 0), _set("s2", 0)]
         near, opts = Ref(self.near, self._i, self._behind), self._pair_mask()
         row: Body = [
             Instr("ctl.sum", (Reg("s1"), near), dict(opts)),
@@ -202,11 +203,13 @@ class _Search:
             ("mul", "v", "v", "bn"),
             ("mul", "bd", "bd", "p"),
             ("mul", "t", "s1", "bd"),
-            ("sub", "t", "t", "v"),
+            ("sub", "t", "v", "t"),
             ("mul", "bd", "bd", "p"),
+            ("div", "t", "t", "bd"),
+            ("sub", "t", "zero", "t"),
         )
         code = [Instr(f"ctl.{op}", tuple(map(Reg, names))) for op, *names in steps]
-        code[0].before = ("# near: d * P*P*bd < S1*P*bd - bn * (P*S2 - S1*S1), b = bn / bd",)
+        code[0].before = ("# near: d < t = ceil((S1*P*bd - bn * (P*S2 - S1*S1)) / (P*P*bd))",)
         return [*sums, *code]
 
     def _counts(self) -> Body:
@@ -215,7 +218,7 @@ class _Search:
         hit, others = (Ref(name, Affine(), self._behind) for name in (self.hit, self.number))
         own = self._at(self.number, self._i)
         row: Body = [
-            Instr("ctl.lt", (hit, near, Reg("bd"), Reg("t")), self._pair_mask()),
+            Instr("ctl.lt", (hit, near, Reg("t")), self._pair_mask()),
             Instr("pp.add", (others, others, hit)),
             _set("n", 0),
             Instr("ctl.sum", (Reg("n"), hit)),
@@ -225,24 +228,23 @@ class _Search:
         return _loop("i", self.count - 1, row)
 
     def _decision(self) -> Body:
-        """Gone: count * cd > cn * others, c being cn / cd."""
-        c, literal = self.given.c, self.given.mode == "literal"
-        first = _set("cd", -c.denominator)
-        first.before = ("# gone: near to more than c of the others, -count * cd < -cn * others",)
-        body: Body = [first]
-        if literal or self.given.all_live:
-            body.append(_set("t", -c.numerator * (self.count - 1)))
+        """Gone: count > c * others, rounded down, c being cn / cd."""
+        c, body = self.given.c, list[Instr]()
+        if self.given.mode == "literal" or self.given.all_live:
+            body.append(_set("t", int(c * (self.count - 1))))
         else:
             body += [
                 _set("t", -1),
                 Instr("ctl.sum", (Reg("t"), self._all(self.live))),
-                _set("n", -c.numerator),
-                Instr("ctl.mul", (Reg("t"), Reg("t"), Reg("n"))),
+                _set("cn", c.numerator),
+                _set("cd", c.denominator),
+                Instr("ctl.mul", (Reg("t"), Reg("t"), Reg("cn"))),
+                Instr("ctl.div", (Reg("t"), Reg("t"), Reg("cd"))),
             ]
+        body[0].before = ("# gone: near to more than c of the others",)
         opts: dict[str, Option] = {} if self.given.all_live else {"mask": self._all(self.live)}
         result = Ref(self.mask, Affine())
-        body.append(Instr("ctl.lt", (result, self._all(self.number), Reg("cd"), Reg("t")), opts))
-        return body
+        return [*body, Instr("ctl.gt", (result, self._all(self.number), Reg("t")), opts)]
 
     # -- operands --
 
@@ -281,7 +283,3 @@ def _loop(var: str, count: int, body: Body) -> Body:
 def _set(name: str, value: int) -> Instr:
     opts: dict[str, Option] = {"value": Affine(value)} if value else {}
     return Instr("ctl.set", (Reg(name),), opts)
-
-
-def _lt(y: Ref, x: Ref, p: str, t: str) -> Instr:
-    return Instr("ctl.lt", (y, x, Reg(p), Reg(t)))

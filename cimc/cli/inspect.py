@@ -132,7 +132,7 @@ def command(
         save(plan, Path(file).name, floorplan)
         click.echo(f"floorplan: {floorplan}")
     if json_file is not None:
-        found = {"file": file, "pipeline": compiled.program.pipeline, "size": size}
+        found: dict[str, Any] = {"file": file, "pipeline": compiled.program.pipeline, "size": size}
         found |= plan.to_json()
         if searches:
             found["search"] = [cost.to_json() for cost in searches]

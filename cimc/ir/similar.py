@@ -11,7 +11,8 @@ import numpy as np
 from cimc.ir.planes import bit_planes, plane_weights
 from cimc.ir.rules import Misfit
 from cimc.ir.types import Array, TensorType, Type
-from cimc.similarity.criteria import BINARY_B, BINARY_C, MODES
+from cimc.similarity.criteria import BINARY_B, BINARY_C
+from cimc.similarity.criteria import MODES as MODES
 from cimc.similarity.stored import stored_decision
 
 MODE, B, C = MODES[0], str(BINARY_B), str(BINARY_C)
@@ -25,10 +26,7 @@ def types(operands: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
         raise Misfit(f'of="{attrs["of"]}" must be the element type of {w}')
     if w.shape is None or not 0 <= axis < len(w.shape):
         raise Misfit(f"axis={axis} is not an axis of {w}")
-    if fraction("b", attrs["b"]) < 0:
-        raise Misfit(f"b={attrs['b']} must be at least 0")
-    if not 0 <= fraction("c", attrs["c"]) <= 1:
-        raise Misfit(f"c={attrs['c']} must be 0 to 1")
+    fractions(attrs["b"], attrs["c"])
     return [TensorType("bool", (w.shape[axis],))]
 
 
@@ -38,14 +36,23 @@ def evaluate(
     """The criterion on the bit planes of the kernels, in exact integers."""
     w: Any = np.moveaxis(args[0], attrs["axis"], 0)
     rows, elem = w.reshape(len(w), -1), attrs["of"]
-    b, c = fraction("b", attrs["b"]), fraction("c", attrs["c"])
+    b, c = fractions(attrs["b"], attrs["c"])
     planes = bit_planes(rows, elem)
     return [stored_decision(rows, planes, plane_weights(elem), b, c, attrs["mode"]).pruned]
 
 
-def fraction(name: str, text: str) -> Fraction:
-    """A fraction such as 73/500 or 0.146, exactly. Raises Misfit."""
+def fractions(b: str, c: str) -> tuple[Fraction, Fraction]:
+    """b and c as 73/500 or 0.146, exactly. Raises Misfit, which names the range."""
+    found = _fraction(b), _fraction(c)
+    if found[0] is None or found[0] < 0:
+        raise Misfit(f"b={b} must be a number of at least 0, such as 0.146 or 73/500")
+    if found[1] is None or not 0 <= found[1] <= 1:
+        raise Misfit(f"c={c} must be a number from 0 to 1, such as 0.15 or 3/20")
+    return found[0], found[1]
+
+
+def _fraction(text: str) -> Fraction | None:
     try:
         return Fraction(text)
     except (ValueError, ZeroDivisionError):
-        raise Misfit(f'{name}="{text}" must be a number such as 73/500') from None
+        return None

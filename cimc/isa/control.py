@@ -18,7 +18,8 @@ Tally = Counter[str]
 
 WORD = 32
 """Bits of an element, and of what the unit multiplies in one operation."""
-WIDE = Scalar.BITS // WORD  # operations of a 32-bit number times a scalar
+PRODUCT = (Scalar.BITS // WORD) ** 2
+"""Operations of a product of two scalars; a quotient takes one for each of its bits."""
 
 
 def ctl_set(n: Tally, s: Scalar, value: int = 0) -> None:
@@ -42,7 +43,7 @@ def ctl_squares(n: Tally, s: Scalar, x: Vec, mask: Vec | None = None) -> None:
 def ctl_mul(n: Tally, s: Scalar, a: Scalar, b: Scalar) -> None:
     """s = a * b."""
     s.set(a.value * b.value)
-    n["ops"] += WIDE**2
+    n["ops"] += PRODUCT
 
 
 def ctl_sub(n: Tally, s: Scalar, a: Scalar, b: Scalar) -> None:
@@ -51,15 +52,20 @@ def ctl_sub(n: Tally, s: Scalar, a: Scalar, b: Scalar) -> None:
     n["ops"] += 1
 
 
-def ctl_lt(n: Tally, y: Vec, x: Vec, p: Scalar, t: Scalar, mask: Vec | None = None) -> None:
-    """y = 1 where x * p < t and the mask isn't 0, else 0. The products must fit a scalar."""
-    values = _integers(x)
-    Scalar.check(_largest(values) * abs(p.value))
-    below = _below(values, p.value, t.value)
-    if mask is not None:
-        below &= _integers(mask) != 0
-    y.store(below.astype(np.int64))
-    n["ops"] += x.size * WIDE
+def ctl_div(n: Tally, s: Scalar, a: Scalar, b: Scalar) -> None:
+    """s = a / b, rounded down; 0 for b = 0."""
+    s.set(a.value // b.value if b.value else 0)
+    n["ops"] += Scalar.BITS
+
+
+def ctl_lt(n: Tally, y: Vec, x: Vec, t: Scalar, mask: Vec | None = None) -> None:
+    """y = 1 where x < t and the mask isn't 0, else 0."""
+    _mark(n, y, _integers(x) < _held(t.value), mask)
+
+
+def ctl_gt(n: Tally, y: Vec, x: Vec, t: Scalar, mask: Vec | None = None) -> None:
+    """y = 1 where x > t and the mask isn't 0, else 0."""
+    _mark(n, y, _integers(x) > _held(t.value), mask)
 
 
 def ctl_st(n: Tally, v: Vec, s: Scalar) -> None:
@@ -68,6 +74,13 @@ def ctl_st(n: Tally, v: Vec, s: Scalar) -> None:
         raise Trap(f"{s.value} is not a value of {v.buffer.elem}")
     v.store(np.array([[s.value]]))
     n["ops"] += 1
+
+
+def _mark(n: Tally, y: Vec, found: Any, mask: Vec | None) -> None:
+    if mask is not None:
+        found = found & (_integers(mask) != 0)
+    y.store(found.astype(np.int64))
+    n["ops"] += y.size
 
 
 def _integers(x: Vec) -> Ints:
@@ -88,15 +101,6 @@ def _sum(values: Ints, power: int) -> int:
     if _largest(values) ** power * values.size < 1 << 63:
         return int((values**power).sum())
     return sum(int(value) ** power for value in values.flat)
-
-
-def _below(values: Ints, p: int, t: int) -> Any:
-    """Where x * p < t, for integers of any size."""
-    if p == 0:
-        return np.full(values.shape, t > 0)
-    if p > 0:
-        return values <= _held((t - 1) // p)
-    return values >= _held(-((t - 1) // -p))
 
 
 def _held(limit: int) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from cimc.isa.control import WIDE
+from cimc.isa.control import PRODUCT
 from cimc.isa.effects import Tally, compares
 from cimc.isa.geometry import inside_shares, segment, win_columns, win_load, win_taps
 from cimc.isa.program import (
@@ -31,6 +31,7 @@ from cimc.isa.program import (
     View,
     Win,
 )
+from cimc.isa.state import Scalar
 from cimc.isa.table import TABLE
 from cimc.sim.bind import Tallies, bind, execute
 from cimc.sim.machine import Machine, Tiles, TileState, pack_tiles, register_sizes
@@ -331,12 +332,12 @@ class _Walk:
     def control(self, instr: Instr, env: Env) -> int:
         """32-bit operations: of a scalar as one, or of each element."""
         match instr.op:
-            case "ctl.sum" | "ctl.squares":
+            case "ctl.sum" | "ctl.squares" | "ctl.lt" | "ctl.gt":
                 return self.channels(instr.args[1], env)
-            case "ctl.lt":
-                return self.channels(instr.args[1], env) * WIDE
             case "ctl.mul":
-                return WIDE**2
+                return PRODUCT
+            case "ctl.div":
+                return Scalar.BITS
         return 1
 
     def buffer(self, vec: object) -> Mem | View:

@@ -23,7 +23,7 @@ def _set(draw, name):
 
 
 def _step(wild, scope):
-    way = wild.draw.choice([_sum, _sum, _combine, _combine, _lt, _lt, _st, _st])
+    way = wild.draw.choice([_sum, _sum, _combine, _combine, _compare, _compare, _st, _st])
     made = way(wild, scope)
     return [] if made is None else [made]
 
@@ -58,18 +58,19 @@ def _sum(wild, scope):
 
 
 def _combine(wild, scope):
-    op = wild.draw.choice(["ctl.mul", "ctl.sub"])
+    op = wild.draw.choice(["ctl.mul", "ctl.sub", "ctl.div"])
     return Instr(op, tuple(_scalar(wild) for _ in range(3)))
 
 
-def _lt(wild, scope):
+def _compare(wild, scope):
     found = _source(wild, scope)
     if found is None:
         return None
     x, opts = found
     elem = wild.draw.choice(["u1", "bool", "u8", "tern", "i32"])
     place = wild.place(scope, elem, wild.size_of(x))
-    return Instr("ctl.lt", (place, x, _scalar(wild), _scalar(wild)), opts)
+    op = wild.draw.choice(["ctl.lt", "ctl.gt"])
+    return Instr(op, (place, x, _scalar(wild)), opts)
 
 
 def _st(wild, scope):

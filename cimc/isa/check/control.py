@@ -28,8 +28,8 @@ def sums(scope: Scope, site: Site) -> None:
     _mask(scope, site)
 
 
-def less(scope: Scope, site: Site) -> None:
-    """ctl.lt: integers of few bits, to 0 and 1."""
+def compare(scope: Scope, site: Site) -> None:
+    """ctl.lt, ctl.gt: integers of few bits, to 0 and 1."""
     _element(scope, site, 1)
     kind = elem(scope, site, 0)
     if kind != "bool" and not _holds_one(kind):

@@ -215,6 +215,7 @@ RULES: dict[str, Callable[[Scope, Site], None]] = {
     "ctl.set": control.constant,
     "ctl.sum": control.sums,
     "ctl.squares": control.sums,
-    "ctl.lt": control.less,
+    "ctl.lt": control.compare,
+    "ctl.gt": control.compare,
     "ctl.st": control.store,
 }
