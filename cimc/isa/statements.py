@@ -387,7 +387,7 @@ def _operand(arg: _Arg, args: list[Operand], kinds: list[str], instr: Instr) -> 
 
 
 def _option(arg: _Arg, kind: str) -> Option:
-    value = _name(arg.value) if kind in ("table", "whole") else arg.value
+    value = _name(arg.value) if kind in ("table", "whole", "vec") else arg.value
     if not isinstance(value, (Affine, Range, Ref)):
         raise StatementError("an option is a number, a range or a name", arg.column, arg.width)
     return value
