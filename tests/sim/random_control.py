@@ -44,7 +44,7 @@ def _source(wild, scope):
     x = wild.vec(scope, wild.draw.choice(known))
     size = wild.size_of(x)
     masks = [b for b in known if b.shape[b.axis] >= size]
-    if wild.draw.chance(0.6):
+    if wild.draw.chance(0.4):
         return x, {}
     return x, {"mask": wild.vec(scope, wild.draw.choice(masks), size)}
 
