@@ -265,7 +265,7 @@ def load(
         )
     costs = dict(overrides or {})
     for key in costs:
-        if not key.startswith("energy."):
+        if not key.startswith(("energy.", "search.")):
             raise CompileError(
                 "the program is compiled: only costs can change",
                 f"--set {key}",

@@ -108,7 +108,7 @@ class FindSimilar(Pass):
     def _refusal(self, node: Node, ctx: PassContext) -> str:
         if node.op not in LAYERS:
             return f"on the host: {node.why or 'it is no layer of integers'}"
-        reason = refusal(node, ctx.geometry)
+        reason = refusal(node, ctx.geometry, sizes=False)
         if reason:
             return f"on the host: {reason}"
         return search_refusal(node, Fraction(self.b), Fraction(self.c), ctx.geometry)

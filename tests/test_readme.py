@@ -39,7 +39,7 @@ def _lines(text: str) -> list[str]:
 
 def test_tour() -> None:
     assert [command.split()[0] for command, _ in SHOWN] == [
-        "compile", "run", "check", "inspect", "compile", "compile",
+        "compile", "run", "check", "inspect", "compile", "compile", "compile",
     ]  # fmt: skip
     for command, shown in SHOWN:
         assert _lines(_run(command)) == _lines(shown), command
@@ -47,6 +47,14 @@ def test_tour() -> None:
         loop = re.search(rf"```\n({label}:.*?)```", README, re.DOTALL)
         assert loop is not None
         assert loop[1] in Path(program).read_text()
+
+
+def test_search() -> None:
+    _run("compile examples/mnist/mnist_bnn.onnx -p similarity -o similar.cim")
+    shown = re.search(r"```\n( layer +kernels .*?)```", README, re.DOTALL)
+    assert shown is not None
+    lines = _lines(shown[1])
+    assert _lines(_run("inspect similar.cim"))[-len(lines) :] == lines
 
 
 def test_python() -> None:

@@ -19,14 +19,15 @@ MAX_DIGITS = 18
 _DISTANCE_BITS = 32  # of the integers that the control unit takes
 
 
-def refusal(node: Node, geometry: Geometry) -> str:
-    """Why a cim.conv or cim.matmul can't be on a tile; empty if it can."""
+def refusal(node: Node, geometry: Geometry, sizes: bool = True) -> str:
+    """Why a cim.conv or cim.matmul can't be on a tile; empty if it can. sizes: they are bound by
+    now, so that an unknown one is a reason."""
     x, w = node.arg(0), node.arg(1)
     try:
         input_planes(x.elem)
     except Misfit as misfit:
         return f"its input: {misfit}"
-    if x.tensor.static is None:
+    if sizes and x.tensor.static is None:
         return f"its input has the shape {x.type}: sizes must be known"
     if w.const is not None and not w.const.size:
         return "its weights are empty"
@@ -34,7 +35,7 @@ def refusal(node: Node, geometry: Geometry) -> str:
     if x.elem not in signs and w.elem != "bip" and set(geometry.functions) == {"xor"}:
         kind = "ternary" if w.elem == "tern" else "integer"
         return f"integers times {kind} weights need and, nand or or; the target has only xor"
-    if any(v.tensor.static is None for v in node.inputs[2:3] if v is not None):
+    if sizes and any(v.tensor.static is None for v in node.inputs[2:3] if v is not None):
         return "the shape of its zero point is not known"
     return ""
 

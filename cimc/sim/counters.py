@@ -20,7 +20,6 @@ from cimc.isa.geometry import inside_shares, segment, win_columns, win_load, win
 from cimc.isa.program import (
     Affine,
     Instr,
-    Layer,
     Loop,
     Mem,
     Program,
@@ -33,8 +32,9 @@ from cimc.isa.program import (
 )
 from cimc.isa.state import Scalar
 from cimc.isa.table import TABLE
-from cimc.sim.bind import Tallies, bind, execute
-from cimc.sim.machine import Machine, Tiles, TileState, pack_tiles, register_sizes
+from cimc.sim.bind import Tallies
+from cimc.sim.machine import Tiles, TileState, register_sizes
+from cimc.sim.pulses import programming_pulses
 
 Key = tuple[str, str, str]  # layer, instruction, counter
 Env = dict[str, int]
@@ -120,7 +120,8 @@ def static_counts(
     for name, tallies, times in _tallies(program, samples):
         counts.add(name, tallies, times)
     if pulses:
-        _add_pulses(program, counts, tiles)
+        for name, tallies in programming_pulses(program, tiles):
+            counts.add(name, tallies, 1)
     return counts
 
 
@@ -145,7 +146,8 @@ def expected_counts(
                 expected.add((layer, op, "ones"))
         counts.add(name, tallies, times)
     if pulses:
-        _add_pulses(program, counts, tiles)
+        for name, tallies in programming_pulses(program, tiles):
+            counts.add(name, tallies, 1)
     return replace(counts, expected=frozenset(expected))
 
 
@@ -424,31 +426,3 @@ def _size_expressions(instr: Instr) -> Iterator[Affine]:
                 yield span.start
     for name in ("seg", "width", "group", "value"):
         yield _affine(instr, name)
-
-
-# -- programming pulses ----------------------------------------------------------------
-
-
-def _add_pulses(program: Program, counts: Counts, tiles: Tiles | TileState | None) -> None:
-    """Program the cells of `.load` and `.update`; `.infer` writes none."""
-    machine = Machine(program, 1, pack_tiles(tiles, program.target), {})
-    for name in ("load", "update"):
-        section = program.section(name)
-        layers = section.layers if section else []
-        programming = [Layer(layer.name, _programming(layer.body)) for layer in layers]
-        tallies, pulses = Tallies(Tally), Tallies(Tally)
-        execute(bind(machine, programming, tallies), {})
-        for key, tally in tallies.items():
-            pulses[key]["pulses"] = tally["pulses"]
-        counts.add(name, pulses, 1)
-
-
-def _programming(body: list[Instr | Loop]) -> list[Instr | Loop]:
-    """The `set` and `reset` instructions of a body, in their loops."""
-    kept: list[Instr | Loop] = []
-    for item in body:
-        if isinstance(item, Loop):
-            kept.append(replace(item, body=_programming(item.body)))
-        elif item.op in ("set", "reset"):
-            kept.append(item)
-    return kept

@@ -5,6 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from click.testing import CliRunner
 
@@ -132,6 +133,15 @@ def test_commands_show_and_write_the_search(compiled, tmp_path):
     assert "654,192 bits XORed" in invoke("inspect", path, "--json", inspected)
     assert json.loads(inspected.read_text())["search"] == json.loads(report.read_text())["search"]
     assert "bit-exact: yes" in invoke("check", MODEL, path)
+
+
+def test_the_exported_model_has_the_masks(compiled, tmp_path):
+    path = tmp_path / "s.onnx"
+    invoke("opt", MODEL, "-p", "similarity", "-o", path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    found = dict(zip(names, session.run(None, images(1)), strict=True))
+    assert [m.tolist() for m in masks(found)] == [m.tolist() for m in host_masks(compiled)]
 
 
 def test_a_program_without_a_search_shows_none():
