@@ -32,7 +32,7 @@ def uses(program: Program, section: str) -> Iterator[tuple[str, str]]:
             for param, arg in zip(TABLE[instr.op].params, instr.args, strict=True):
                 if isinstance(arg, Refs):
                     yield from ((name, param.role) for name in arg.names)
-                elif isinstance(arg, Ref) and arg.index is not None:
+                elif isinstance(arg, Ref) and param.kind in ("vec", "scalar"):
                     yield arg.name, param.role
             for value in instr.opts.values():
                 if isinstance(value, Ref) and value.index is not None:

@@ -33,10 +33,10 @@ def images(samples):
     return {"image": np.zeros((samples, 1, 28, 28), np.uint8)}
 
 
-def host_masks(compiled, mode="intent"):
+def host_masks(compiled, **given):
     """From the weights that the graph holds."""
     layers = [n for n in compiled.graph.nodes if n.op == "cim.conv"]
-    return [published_binary(n.arg(1).const, mode=mode).pruned for n in layers]
+    return [published_binary(n.arg(1).const, **given).pruned for n in layers]
 
 
 def masks(outputs):
@@ -54,10 +54,13 @@ def test_masks_are_the_hosts(compiled, engine):
     assert not masks(result.outputs)[1].all()
 
 
-def test_literal_masks_are_the_hosts():
-    compiled = cimc.compile(MODEL, pipeline="exact,find-similar{mode=literal,b=0.146,c=0.15}")
+@pytest.mark.parametrize("mode", ["intent", "literal"])
+def test_other_numbers_prune_some(mode):
+    compiled = cimc.compile(MODEL, pipeline=f"exact,find-similar{{mode={mode},b=0.02,c=0.42}}")
     found = masks(compiled.run(images(1)).outputs)
-    assert [m.tolist() for m in found] == [m.tolist() for m in host_masks(compiled, "literal")]
+    given = {"b": Fraction(2, 100), "c": Fraction(42, 100), "mode": mode}
+    assert [m.tolist() for m in found] == [m.tolist() for m in host_masks(compiled, **given)]
+    assert any(m.any() and not m.all() for m in found)
 
 
 def test_a_round_takes_654192_bit_xors(compiled):
