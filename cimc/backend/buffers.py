@@ -61,9 +61,9 @@ class Buffers:
             self._by_axis[name, axis] = view.name
         return self._by_axis[name, axis]
 
-    def scratch(self, name: str, elem: str, shape: tuple[int, ...]) -> str:
-        """A buffer that holds no value of the graph; returns its name."""
-        mem = Mem(self.fresh(name), elem, shape)
+    def scratch(self, label: str, suffix: str, elem: str, shape: tuple[int, ...]) -> str:
+        """A buffer of a layer's code that holds no value of the graph; returns its name."""
+        mem = Mem(self.fresh(f"{label}.{suffix}"), elem, shape)
         self._by_name[mem.name] = mem
         return mem.name
 

@@ -8,7 +8,7 @@ concatenations are copied as one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fractions import Fraction
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -18,7 +18,6 @@ from cimc.backend import layers, similar
 from cimc.backend.buffers import Buffers
 from cimc.backend.corrections import Terms, correction_terms
 from cimc.backend.nest import nests
-from cimc.backend.pairs import Pairs
 from cimc.driver.base import Geometry
 from cimc.driver.recipes import recipe
 from cimc.frontend.export import to_onnx
@@ -26,7 +25,7 @@ from cimc.frontend.macs import graph_macs, macs
 from cimc.ir.graph import Graph, Node, Value, layer_name
 from cimc.ir.kernels import KernelShape, cells, kernel_shape
 from cimc.ir.names import Names
-from cimc.ir.ops import HOST, LAYERS, TABLE
+from cimc.ir.ops import HOST, LAYERS
 from cimc.ir.rules import input_planes, window
 from cimc.ir.types import Array, container, int_range
 from cimc.isa.program import (
@@ -125,19 +124,10 @@ class _Lowering:
         w, label = node.arg(0), self.label(layer_name(node))
         layer = next(n for n in self.graph.nodes if n.op in LAYERS and n.arg(1) is w)
         places = [p for p in self.graph.places if p.value is w]
-        shape = kernel_shape(layer, places[0].width)
-        attrs = TABLE[node.op].full_attrs(node.attrs)
-        b, c = (Fraction(attrs[name]) for name in "bc")
-        given = similar.Criterion(attrs["of"], attrs["mode"], b, c)
         mask = self.buffers.name(node.output)
-        pairs = Pairs(places, shape)
-
-        def scratch(suffix: str, elem: str, sizes: tuple[int, ...]) -> str:
-            return self.buffers.scratch(f"{label}.{suffix}", elem, sizes)
-
-        body = similar.search(pairs, shape.columns, self.geometry.cols, given, mask, scratch)
-        note = f"# {shape.channels} kernels of {shape.columns} {attrs['of']}: {given.mode}"
-        self.update.append(Layer(label, body, after=f"{note}, b = {b}, c = {c}"))
+        scratch = partial(self.buffers.scratch, label)
+        body, note = similar.search(node, layer, places, self.geometry.cols, mask, scratch)
+        self.update.append(Layer(label, body, after=note))
 
     # -- host fragments --
 

@@ -8,14 +8,18 @@ others each kernel is near to, and the mask.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from cimc.backend.layers import Body, loops
 from cimc.backend.nest import Head
 from cimc.backend.pairs import Pairs, Run, Walk
+from cimc.ir.graph import Node, Place
+from cimc.ir.kernels import kernel_shape
+from cimc.ir.ops import TABLE
 from cimc.ir.planes import plane_weights
+from cimc.ir.similar import fractions
 from cimc.ir.types import narrowest
 from cimc.isa.program import Affine, Instr, Loop, Option, Range, Ref, Reg, Rows
 
@@ -39,11 +43,16 @@ class Criterion:
 
 
 def search(
-    pairs: Pairs, columns: int, columns_of_tile: int, given: Criterion, mask: str, scratch: Scratch
-) -> Body:
-    """The code of a layer's search. columns: cells of a kernel in each plane; mask: the buffer of
-    the result, bool[N]."""
-    return _Search(pairs, columns, columns_of_tile, given, mask, scratch).body()
+    node: Node, layer: Node, places: Sequence[Place], tile_columns: int, mask: str, scratch: Scratch
+) -> tuple[Body, str]:
+    """The code of a `cim.similar` of a layer's kernels, and a comment for its label. places: of
+    the kernels, with tiles; mask: the buffer of the result, bool[N]."""
+    shape = kernel_shape(layer, places[0].width)
+    attrs = TABLE[node.op].full_attrs(node.attrs)
+    given = Criterion(attrs["of"], attrs["mode"], *fractions(attrs["b"], attrs["c"]))
+    made = _Search(Pairs(places, shape), shape.columns, tile_columns, given, mask, scratch)
+    what = f"# {shape.channels} kernels of {shape.columns} {given.of}"
+    return made.body(), f"{what}: {given.mode}, b = {given.b}, c = {given.c}"
 
 
 class _Search:
