@@ -29,6 +29,8 @@ from cimc.train.settings import Settings
 CHECKPOINT, LOG, PLOT = "checkpoint.pt", "log.json", "epochs.png"
 _EVALUATED = 500  # samples at a time
 Say = Callable[[str], None]
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+"""Training samples, as random variations of themselves."""
 
 
 @dataclass
@@ -60,6 +62,7 @@ def train(
     out: Path,
     *,
     pruner: SimilarityPruner | None = None,
+    augment: Augment | None = None,
     seed: int = 0,
     resume: bool = False,
     stop_after: int | None = None,
@@ -68,12 +71,13 @@ def train(
 ) -> Progress:
     """Train in place; the model has the chosen epoch's weights at the end.
 
-    out: folder for checkpoint, log and plot. stop_after: epochs after which this call ends, as if
+    out: folder for checkpoint, log and plot. augment: varies the training samples, after they were
+    shifted. stop_after: epochs after which this call ends, as if
     it were interrupted. about: what the run is, for the checkpoint; settings and seed are added.
     Raises CompileError for a loss that is not finite (the checkpoint of the last epoch stays) and
     for a checkpoint of another run.
     """
-    run = _Run(model, data, settings, out, pruner, seed, about or {}, say)
+    run = _Run(model, data, settings, out, pruner, augment, seed, about or {}, say)
     if resume:
         run.restore()
     last = settings.epochs if stop_after is None else min(settings.epochs, stop_after)
@@ -93,12 +97,13 @@ class _Run:
         settings: Settings,
         out: Path,
         pruner: SimilarityPruner | None,
+        augment: Augment | None,
         seed: int,
         about: dict[str, Any],
         say: Say,
     ) -> None:
         self.model, self.settings, self.out = model, settings, out
-        self.pruner, self.seed, self.say = pruner, seed, say
+        self.pruner, self.augment, self.seed, self.say = pruner, augment, seed, say
         count = min(settings.held_out, len(data.x_train) // 5)
         self.x, self.y, self.x_held, self.y_held = data.split(count, seed)
         self.steps = len(self.x) // settings.batch
@@ -158,6 +163,8 @@ class _Run:
         for step, index in enumerate(order.reshape(self.steps, s.batch)):
             self._set_lr((number - 1) * self.steps + step)
             images = shifted(self.x[index], s.shift, random)
+            if self.augment is not None:
+                images = self.augment(images, random)
             loss = self._loss(images, self.y[index])
             value = loss.item()
             if not math.isfinite(value):
@@ -294,7 +301,7 @@ def _optimizer(model: nn.Module, s: Settings) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, s.lr, weight_decay=s.weight_decay)
     if s.optimizer == "sgd":
         return torch.optim.SGD(
-            parameters, s.lr, momentum=0.9, weight_decay=s.weight_decay, nesterov=True
+            parameters, s.lr, momentum=0.9, weight_decay=s.weight_decay, nesterov=s.nesterov
         )
     raise ValueError(f"optimizer={s.optimizer!r}: adam or sgd")
 

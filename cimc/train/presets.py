@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 
 from cimc.errors import CompileError
-from cimc.train import mnist
+from cimc.train import mnist, random_network
 from cimc.train.preset import Preset
 
-PRESETS: tuple[Preset, ...] = (*mnist.PRESETS,)
+PRESETS: tuple[Preset, ...] = (*mnist.PRESETS, *random_network.PRESETS)
 
 
 def find(task: str, name: str) -> Preset:

@@ -3,11 +3,22 @@ count."""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
+from cimc.train.augment import mirrored
+from cimc.train.data import Data
+from cimc.train.mnist import read
+from cimc.train.preset import Preset
 from cimc.train.quantisers import QuantReLU
-from cimc.train.supermask import SupermaskConv2d, SupermaskLinear
+from cimc.train.settings import Settings
+from cimc.train.supermask import (
+    SupermaskConv2d,
+    SupermaskLinear,
+    estimate_statistics,
+    unmask,
+)
 
 PIXELS = 256.0  # a power of two, so that all sums are exact
 BITS, RANGE = 4, 4.0  # activations: 16 levels from 0 to 3.75
@@ -41,3 +52,45 @@ class RandomNetwork(nn.Module):
         x = self.act3(self.fc1(x.flatten(1)))
         logits: Tensor = self.fc2(x)
         return logits
+
+
+def _limited() -> RandomNetwork:
+    return RandomNetwork(limit_size=0.007)
+
+
+def _unpruned(model: nn.Module, data: Data) -> None:
+    unmask(model)
+    estimate_statistics(model, torch.split(data.x_train, 500))
+
+
+PRESETS = (
+    Preset(
+        "fashion",
+        "supermask",
+        "random weights, half of them chosen by learned scores; activations of 4 bits",
+        RandomNetwork,
+        read,
+        Settings(epochs=40, batch=128, lr=3e-3, held_out=600),
+        augment=mirrored,
+    ),
+    Preset(
+        "fashion",
+        "supermask-published",
+        "the same network with the published training",
+        _limited,
+        read,
+        Settings(
+            epochs=65, batch=60, lr=0.1, optimizer="sgd", nesterov=False, weight_decay=5e-4,
+            held_out=600, keep="last",
+        ),
+    ),
+    Preset(
+        "fashion",
+        "random",
+        "the network of `supermask` before training, with all of its random weights",
+        RandomNetwork,
+        read,
+        Settings(epochs=0, batch=128, held_out=600),
+        finish=_unpruned,
+    ),
+)  # fmt: skip

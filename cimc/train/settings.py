@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Settings:
-    """epochs, batch, lr (Adam or SGD with momentum 0.9 and Nesterov), weight_decay. cosine: lr
+    """epochs, batch, lr (Adam, or SGD with momentum 0.9), weight_decay. nesterov: how SGD
+    looks ahead. cosine: lr
     falls to 0 over all steps, along a cosine; else it stays. warmup: steps in which it rises.
     shift: images move by up to so many pixels. held_out: training samples that choose the epoch
     and are not trained with; at most a fifth. patience: stop after so many epochs without a
@@ -22,6 +23,7 @@ class Settings:
     lr: float = 3e-3
     optimizer: str = "adam"
     weight_decay: float = 0.0
+    nesterov: bool = True
     cosine: bool = True
     warmup: int = 0
     shift: int = 0

@@ -24,12 +24,13 @@ RANGE_DB = 60.0  # what lies so far below the loudest element is 0
 SPAN = WINDOW + HOP * (FRAMES - 1)  # samples that count: 0.784 s
 _BINS = 512  # length of the Fourier transform; frames are padded with zeros
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating]
 
 
 def mel(hertz: Floats) -> Floats:
     """The mel scale, 2595 log10(1 + f/700) (O'Shaughnessy, Speech Communication, 1987)."""
-    return 2595.0 * np.log10(1.0 + hertz / 700.0)
+    pitch: Floats = 2595.0 * np.log10(1.0 + hertz / 700.0)
+    return pitch
 
 
 @lru_cache(maxsize=1)
@@ -41,7 +42,8 @@ def filters() -> Floats:
     bins = mel(np.fft.rfftfreq(_BINS, 1.0 / RATE))
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    return np.clip(np.minimum(rising, falling), 0.0, None)
+    weights: Floats = np.clip(np.minimum(rising, falling), 0.0, None)
+    return weights
 
 
 def spectrogram(audio: NDArray[np.int16]) -> NDArray[np.uint8]:
@@ -68,7 +70,8 @@ def spectrogram(audio: NDArray[np.int16]) -> NDArray[np.uint8]:
         return np.zeros((1, BANDS, FRAMES), np.uint8)
     least = 10.0 ** (-RANGE_DB / 10.0)
     decibels = 10.0 * np.log10(np.maximum(bands / bands.max(), least))
-    return np.rint(255.0 * (1.0 + decibels / RANGE_DB)).astype(np.uint8)[None]
+    levels: NDArray[np.uint8] = np.rint(255.0 * (1.0 + decibels / RANGE_DB)).astype(np.uint8)
+    return levels[None]
 
 
 def _span(audio: NDArray[np.int16]) -> Floats:
@@ -87,22 +90,3 @@ def spectrograms(audio: NDArray[np.int16], offsets: NDArray[np.int64]) -> NDArra
     audio[offsets[i]:offsets[i + 1]]."""
     parts = [audio[a:b] for a, b in pairwise(offsets)]
     return np.stack([spectrogram(part) for part in parts])
-
-
-def varied(
-    audio: NDArray[np.int16], rng: np.random.Generator, shift: int = 800, snr: float = 20.0
-) -> NDArray[np.int16]:
-    """A recording as another take might be: shifted in time by at most `shift` samples, played up
-    to 12 % faster or slower, up to 6 dB quieter, with white noise at least `snr` decibels below its
-    mean power."""
-    samples = audio.astype(np.float64)
-    speed = rng.uniform(0.88, 1.12)
-    count = max(2, round(samples.size / speed))
-    samples = np.interp(np.linspace(0, samples.size - 1, count), np.arange(samples.size), samples)
-    silence = np.zeros(2 * abs(int(rng.integers(-shift, shift + 1))))
-    late = rng.random() < 0.5
-    samples = np.concatenate([silence, samples] if late else [samples, silence])
-    noise = 10.0 ** (-rng.uniform(snr, 3 * snr) / 20.0) * np.sqrt(np.mean(samples**2))
-    samples = samples + noise * rng.standard_normal(samples.size)
-    samples *= 10.0 ** (-rng.uniform(0.0, 6.0) / 20.0)
-    return np.clip(np.rint(samples), -32768, 32767).astype(np.int16)

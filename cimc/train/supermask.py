@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from cimc.errors import CompileError
-from cimc.train.layers import LevelConv2d, Levels, LevelLinear
+from cimc.train.layers import LevelConv2d, LevelLinear, Levels
 
 
 def top_k_mask(ranks: Tensor, k: int) -> Tensor:
@@ -110,7 +110,7 @@ class SupermaskConv2d(Supermask, LevelConv2d):
     def __init__(
         self, *args: object, sparsity: float = 0.5, limit_size: float = 0.0, **kwargs: object
     ) -> None:
-        super().__init__(*args, bias=False, **kwargs)
+        super().__init__(*args, bias=False, **kwargs)  # type: ignore[arg-type]
         self.__init_supermask__(sparsity, limit_size)
 
 
@@ -120,7 +120,7 @@ class SupermaskLinear(Supermask, LevelLinear):
     def __init__(
         self, *args: object, sparsity: float = 0.5, limit_size: float = 0.0, **kwargs: object
     ) -> None:
-        super().__init__(*args, bias=False, **kwargs)
+        super().__init__(*args, bias=False, **kwargs)  # type: ignore[arg-type]
         self.__init_supermask__(sparsity, limit_size)
 
 
