@@ -5,10 +5,14 @@ from __future__ import annotations
 import difflib
 
 from cimc.errors import CompileError
-from cimc.train import mnist, random_network
+from cimc.train import mnist, random_network, spoken_digits
 from cimc.train.preset import Preset
 
-PRESETS: tuple[Preset, ...] = (*mnist.PRESETS, *random_network.PRESETS)
+PRESETS: tuple[Preset, ...] = (
+    *mnist.PRESETS,
+    *random_network.PRESETS,
+    *spoken_digits.PRESETS,
+)
 
 
 def find(task: str, name: str) -> Preset:

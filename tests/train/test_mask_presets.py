@@ -1,0 +1,130 @@
+"""Presets of random networks and spoken digits, end to end on small synthetic data: train, export,
+compile, check, eval. Data of the real shapes, so that nothing beside the checkout is needed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'cimc[train]'")
+
+from cimc.cli.main import cli  # noqa: E402
+from cimc.errors import CompileError  # noqa: E402
+from cimc.train.__main__ import command  # noqa: E402
+from cimc.train.spectrogram import RATE, spectrograms  # noqa: E402
+from cimc.train.spoken_digits import read  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of ten classes, each a bright patch at a place of its own, with noise."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, count in (("train", 300), ("test", 60)):
+        y = np.arange(count) % 10
+        x = rng.integers(0, 80, (count, 28, 28))
+        for image, label in zip(x, y):
+            row, column = 3 + 12 * (label // 5), 1 + 5 * (label % 5)
+            image[row : row + 9, column : column + 5] += 150
+        arrays |= {f"x_{part}": x.astype(np.uint8), f"y_{part}": y.astype(np.uint8)}
+    path = tmp_path_factory.mktemp("data") / "clothes.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def _recordings(rng: np.random.Generator, count: int) -> tuple[Any, Any, Any]:
+    """Tones of ten pitches, 0.2 to 0.5 s."""
+    y = (np.arange(count) % 10).astype(np.uint8)
+    parts = []
+    for label in y.tolist():
+        n = np.arange(rng.integers(RATE // 5, RATE // 2))
+        tone = np.sin(2 * np.pi * (300 + 300 * label) * rng.uniform(0.95, 1.05) * n / RATE)
+        parts.append((8000 * tone + rng.normal(0, 100, n.size)).astype(np.int16))
+    offsets = np.concatenate([[0], np.cumsum([p.size for p in parts])])
+    return np.concatenate(parts), offsets, y
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, count in (("train", 300), ("test", 60)):
+        audio, offsets, y = _recordings(rng, count)
+        arrays |= {f"audio_{part}": audio, f"offset_{part}": offsets, f"y_{part}": y}
+    path = tmp_path_factory.mktemp("data") / "tones.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def _train(*arguments: object) -> str:
+    done = CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def _measured(out: Path, data: Path) -> dict[str, Any]:
+    """The figures of a run; its program holds against its model and evaluates to them."""
+    figures: dict[str, Any] = json.loads((out / "result.json").read_text())
+    checked = CliRunner().invoke(cli, ["check", str(out / "model.onnx"), str(out / "model.cim")])
+    assert "bit-exact: yes" in checked.output, checked.output
+    evaluated = CliRunner().invoke(cli, ["eval", str(out / "model.cim"), "--data", str(data)])
+    assert f"({figures['right']}/{figures['samples']})" in evaluated.output, evaluated.output
+    assert figures["same_class_as_module"] == figures["samples"]
+    return figures
+
+
+@pytest.mark.parametrize(
+    ("preset", "epochs", "least"), [("supermask", 12, 0.8), ("supermask-published", 3, 0.8)]
+)
+def test_supermask(clothes: Path, tmp_path: Path, preset: str, epochs: int, least: float) -> None:
+    _train("fashion", "--preset", preset, "--data", clothes, "--out", tmp_path, "--epochs", epochs)
+    assert _measured(tmp_path, clothes)["accuracy"] >= least
+
+
+def test_random_network_without_training(clothes: Path, tmp_path: Path) -> None:
+    _train("fashion", "--preset", "random", "--data", clothes, "--out", tmp_path)
+    assert _measured(tmp_path, clothes)["accuracy"] < 0.5
+
+
+def test_spoken_digits(tones: Path, tmp_path: Path) -> None:
+    _train("spoken-digits", "--data", tones, "--out", tmp_path, "--epochs", 8)
+    pictures = tmp_path / "pictures.npz"
+    with np.load(tones) as file:
+        x_test = spectrograms(file["audio_test"], file["offset_test"])
+        np.savez(pictures, x_test=x_test, y_test=file["y_test"])
+    figures = _measured(tmp_path, pictures)
+    assert figures["accuracy"] >= 0.7
+    assert figures["convolutions"]["removed"] >= 0.5
+
+
+def test_resumed_supermask_is_that_of_one_run(clothes: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run = ("fashion", "--preset", "supermask-published", "--data", clothes, "--epochs", 2)
+    _train(*run, "--out", whole)
+    _train(*run, "--out", parts, "--stop-after", 1)
+    _train(*run, "--out", parts, "--resume")
+    assert (whole / "model.onnx").read_bytes() == (parts / "model.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("offset_test", np.array([0, 100, 50]), "offset_test does not part"),
+        ("offset_train", np.array([0, 10**9]), "offset_train does not part"),
+        ("audio_train", np.zeros(9000, np.float32), "a recording is int16"),
+        ("y_test", np.zeros(3, np.uint8), "3 labels in y_test"),
+    ],
+)
+def test_recordings_that_do_not_fit(tmp_path: Path, name: str, value: Any, message: str) -> None:
+    arrays = {}
+    for part in ("train", "test"):
+        arrays[f"audio_{part}"] = np.ones(9000, np.int16)
+        arrays[f"offset_{part}"] = np.array([0, 4000, 9000])
+        arrays[f"y_{part}"] = np.zeros(2, np.uint8)
+    arrays[name] = value
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(CompileError, match=message):
+        read(tmp_path / "bad.npz")
