@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 from cimc.errors import CompileError
 
 if TYPE_CHECKING:
-    from cimc.train.convert import convert as convert
+    from cimc.train.conversion import convert as convert
     from cimc.train.export import export_onnx as export_onnx
     from cimc.train.export import save_onnx as save_onnx
     from cimc.train.pruner import Schedule as Schedule
     from cimc.train.pruner import SimilarityPruner as SimilarityPruner
 
 _PLACES = {
-    "convert": "convert",
+    "convert": "conversion",
     "export_onnx": "export",
     "save_onnx": "export",
     "Schedule": "pruner",
