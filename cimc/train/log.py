@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 
-def write_log(path: Path, plot: Path, entries: list[dict[str, Any]]) -> None:
+def write_log(path: Path, entries: list[dict[str, Any]]) -> None:
     """entries: epoch, loss, accuracy (held-out samples), seconds; of a pruner, macs_removed (share
     of the dense convolutions' MACs) and kernels (live ones by layer)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps({"epochs": entries}, indent=1) + "\n")
     temporary.replace(path)
-    if importlib.util.find_spec("matplotlib") is not None:
-        _plot(plot, entries)
 
 
-def _plot(path: Path, entries: list[dict[str, Any]]) -> None:
+def plot_log(path: Path, entries: list[dict[str, Any]]) -> None:
+    """A picture of accuracy and operations by epoch, PNG; nothing without matplotlib."""
+    if importlib.util.find_spec("matplotlib") is None or not entries:
+        return
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from cimc.errors import CompileError
 from cimc.train import checkpoint, layers
 from cimc.train.data import Data, shifted
-from cimc.train.log import write_log
+from cimc.train.log import plot_log, write_log
 from cimc.train.pruner import SimilarityPruner
 from cimc.train.settings import Settings
 
@@ -84,6 +84,7 @@ def train(
     while run.progress.epoch < last and not run.stopped():
         run.epoch()
         run.save()
+    plot_log(out / PLOT, run.progress.log)
     if run.progress.epoch >= settings.epochs or run.stopped():
         run.choose()
     return run.progress
@@ -260,7 +261,7 @@ class _Run:
             "teacher": None if self.teacher is None else self.teacher.state_dict(),
         }  # fmt: skip
         checkpoint.save(self.out / CHECKPOINT, state)
-        write_log(self.out / LOG, self.out / PLOT, p.log)
+        write_log(self.out / LOG, p.log)
 
     def restore(self) -> None:
         state = checkpoint.load(self.out / CHECKPOINT, self.about)

@@ -31,6 +31,7 @@ class Masks:
     def __init__(self) -> None:
         self.held: dict[str, _Held] = {}
 
+    @torch.no_grad()
     def apply(
         self, channels: Channels, live: Bools, optimizer: torch.optim.Optimizer | None
     ) -> None:
@@ -130,8 +131,7 @@ class Masks:
         modules: dict[str, Any] = {one.name: one.module for one in channels.layers}
         modules |= {name: module for name, module, _ in channels.followers}
         if not literal and not live.all():
-            with torch.no_grad():
-                self.apply(channels, live, None)
+            self.apply(channels, live, None)
         for name, saved in state.items():
             owner, part = name.rsplit(".", 1)
             parameter = getattr(modules[owner], part)

@@ -1,0 +1,114 @@
+"""`python -m cimc.train`: presets end to end on small data, and mistakes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+torch = pytest.importorskip("torch", reason="needs PyTorch: the extra `train`")
+
+from train_nets import write_npz  # noqa: E402
+
+from cimc.cli.main import cli  # noqa: E402
+from cimc.errors import CompileError  # noqa: E402
+from cimc.train import __main__ as program  # noqa: E402
+from cimc.train import need_torch, presets  # noqa: E402
+
+IMAGES = {"mnist"}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_npz(tmp_path_factory.mktemp("data") / "images.npz", 500, 10, 28)
+
+
+def _train(*arguments: object) -> str:
+    result = CliRunner().invoke(program.command, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def _cimc(*arguments: object) -> str:
+    result = CliRunner().invoke(cli, [str(a) for a in arguments])
+    assert result.exit_code == 0, f"{result.output}{result.exception}"
+    return result.output
+
+
+@pytest.mark.parametrize(
+    "preset", [p for p in presets.PRESETS if p.task in IMAGES], ids=lambda p: f"{p.task}-{p.name}"
+)
+def test_presets_from_data_to_program(preset: Any, images: Path, tmp_path: Path) -> None:
+    """Train, export, compile, check, eval."""
+    said = _train(
+        preset.task, "--preset", preset.name, "--data", images, "--out", tmp_path,
+        "--epochs", 3, "--limit-train", 400,
+    )  # fmt: skip
+    figures = json.loads((tmp_path / "result.json").read_text())
+    assert figures["same_class_as_module"] == figures["samples"] == 60
+    assert f"({figures['right']}/60)" in said
+    _cimc("compile", tmp_path / "model.onnx", "-p", preset.pipeline, "-o", tmp_path / "again.cim")
+    checked = _cimc("check", tmp_path / "model.onnx", tmp_path / "again.cim")
+    assert "bit-exact: no" not in checked
+    accuracy = _cimc("eval", tmp_path / "model.cim", "--data", images)
+    assert f"({figures['right']}/60)" in accuracy
+    removed = figures["convolutions"]["removed"]
+    if preset.name == "ours":
+        assert removed >= 0.8
+        assert removed == pytest.approx(figures["macs_removed_by_masks"])
+
+
+def test_resumed_from_the_command_line(images: Path, tmp_path: Path) -> None:
+    options = ["mnist", "--data", images, "--epochs", 3, "--limit-train", 300, "--seed", 3]
+    said = _train(*options, "--out", tmp_path / "a", "--stop-after", 1)
+    assert "--resume goes on" in said
+    assert not (tmp_path / "a" / "model.onnx").exists()
+    _train(*options, "--out", tmp_path / "a", "--resume")
+    _train(*options, "--out", tmp_path / "b")
+    for name in ("model.onnx", "model.cim", "result.json"):
+        one, other = [(tmp_path / run / name).read_bytes() for run in "ab"]
+        assert one == other, name
+
+
+def test_list() -> None:
+    said = _train("--list")
+    assert "mnist --preset ours:" in said
+    assert len(said.splitlines()) == len(presets.PRESETS)
+
+
+def test_mistakes(images: Path, tmp_path: Path, capsys: Any) -> None:
+    def said(*arguments: object) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            program.main([str(a) for a in arguments])
+        return int(ended.value.code or 0), capsys.readouterr().err
+
+    assert said("mnist", "--preset", "our", "--data", images) == (
+        1, "error: no preset 'our' for the task 'mnist'\nhelp: did you mean mnist --preset ours?\n"
+    )  # fmt: skip
+    assert said()[0] == 2
+    code, text = said("mnist")
+    assert code == 2
+    assert "--data FILE" in text
+    wrong = write_npz(tmp_path / "wrong.npz", 100, 4, 8)
+    code, text = said("mnist", "--data", wrong, "--out", tmp_path)
+    assert code == 1
+    assert "x_train: samples of [1, 8, 8], expected [1, 28, 28]" in text
+    assert "Traceback" not in text
+    _train("mnist", "--data", images, "--out", tmp_path, "--epochs", 2, "--limit-train", 200)
+    code, text = said(
+        "mnist", "--data", images, "--out", tmp_path, "--epochs", 2, "--limit-train", 200,
+        "--resume", "--seed", 1,
+    )  # fmt: skip
+    assert code == 1
+    assert "of another run: seed: 0, now 1" in text
+
+
+def test_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    with pytest.raises(CompileError, match=r"needs PyTorch.*\n.*cimc\[train\]"):
+        need_torch()
