@@ -304,6 +304,18 @@ def test_layout(data: Any, opset: int, seed: int, shape: Any, elem: str) -> None
     check("cim.reshape", [(elem, x)], {"shape": (shape[0], -1)}, opset)
 
 
+@CASES
+@given(opsets, seeds, st.sampled_from(["bip", "tern", "u2", "i3", "u8", "i8"]),
+       shapes, st.integers(0, 3), st.sampled_from(["intent", "literal"]))  # fmt: skip
+def test_similar(opset, seed, elem, shape, axis, mode):
+    """Of constant kernels, equal ones among them; numbers under which some are similar."""
+    assume(axis < len(shape))
+    rng = np.random.default_rng(seed)
+    w = np.take(array(rng, elem, shape), rng.integers(0, shape[axis], 6), axis)
+    attrs = {"of": elem, "mode": mode, "b": "0.01", "c": "1/5", "axis": axis}
+    check("cim.similar", [(elem, w)], attrs, opset, consts=1)
+
+
 def test_every_operation_is_here() -> None:
     here = {n.removeprefix("test_") for n in globals()} | {"reshape", "transpose"}
     assert {n.removeprefix("cim.") for n in TABLE} <= here
