@@ -20,6 +20,7 @@ from cimc.ir.types import is_integer
 _BETWEEN = (
     "cim.threshold", "cim.max_pool", "cim.add", "cim.relu", "cim.reshape", "cim.transpose",
     "cim.requant", "cim.lut", "cim.sum_pool", "cim.qadd", "cim.concat", "cim.slice",
+    "cim.take",
 )  # fmt: skip
 _SUM_BITS = 32  # the result of a layer is i32
 _VIEWS = ("cim.reshape", "cim.transpose")

@@ -11,7 +11,9 @@ from cimc.ir.types import TensorType
 from cimc.isa.program import Mem, View
 
 _VIEWS = ("cim.reshape", "cim.transpose")
-_ALIKE = ("cim.threshold", "cim.relu", "cim.requant", "cim.lut")  # channels stay where they are
+_ALIKE = (  # channels stay along the axis where they are
+    "cim.threshold", "cim.relu", "cim.requant", "cim.lut", "cim.take",
+)  # fmt: skip
 
 
 class Buffers:

@@ -43,13 +43,16 @@ class Corrections:
 @dataclass(frozen=True)
 class Store:
     """Where sums go: `st.acc`, or `st.ge` with thresholds and perhaps flips, or `st.rq` with
-    scales and a zero point."""
+    scales and a zero point. `take` says which sum of its group (or pack) each channel stores;
+    `channels` are stored of a group, without `take` as many as it has sums."""
 
     buffer: str
     thresholds: str | None = None
     flips: str | None = None
     scales: str | None = None
     zero: int = 0
+    take: str | None = None
+    channels: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Plan:
     corrections: Corrections
     stores: tuple[Store, ...]
     channels: int  # of one group, or of one pack
+    pack: int = 1  # groups in a pack
 
 
 def loops(heads: Sequence[Head], body: Body) -> Body:
@@ -127,17 +131,29 @@ def _finish(plan: Plan, channel: Affine, row: Affine, size: int) -> Body:
         factors = Ref(plan.corrections.by_sum, range=rows)
         body.append(Instr("acc.mac", (sums, _INPUT_SUM, factors)))
     for store in plan.stores:
-        target = Ref(store.buffer, POSITION, rows)
         opts: dict[str, Option] = {}
+        if store.take is not None:
+            rows = _stored(plan, store, channel, size)
+            opts = {"take": Ref(store.take, range=rows)}
+        target = Ref(store.buffer, POSITION, rows)
         if store.scales is not None:
-            opts = {"zero": Affine(store.zero)} if store.zero else {}
+            opts |= {"zero": Affine(store.zero)} if store.zero else {}
             body.append(Instr("st.rq", (target, sums, Ref(store.scales, range=rows)), opts))
         elif store.thresholds is not None:
-            opts = {} if store.flips is None else {"flip": Ref(store.flips, range=rows)}
+            opts |= {} if store.flips is None else {"flip": Ref(store.flips, range=rows)}
             body.append(Instr("st.ge", (target, sums, Ref(store.thresholds, range=rows)), opts))
         else:
-            body.append(Instr("st.acc", (target, sums)))
+            body.append(Instr("st.acc", (target, sums), opts))
     return body
+
+
+def _stored(plan: Plan, store: Store, channel: Affine, size: int) -> Range:
+    """The channels that a store takes from the `size` sums from `channel` on: those of whole
+    groups."""
+    group = plan.channels // plan.pack  # sums of a group
+    scaled = {name: coef // group * store.channels for name, coef in channel.terms}
+    start = Affine(channel.const // group * store.channels, tuple(scaled.items()))
+    return Range.of(start, size // group * store.channels)
 
 
 def _segment(nest: Nest, plan: Plan) -> Body:

@@ -7,17 +7,18 @@ concatenations are copied as one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from cimc.backend import layers, similar
+from cimc.backend import layers, similar, takes
 from cimc.backend.buffers import Buffers
 from cimc.backend.corrections import Terms, correction_terms
-from cimc.backend.nest import nests
+from cimc.backend.nest import Nest, nests
 from cimc.driver.base import Geometry
 from cimc.driver.recipes import recipe
 from cimc.frontend.export import to_onnx
@@ -33,6 +34,7 @@ from cimc.isa.program import (
     Data,
     Instr,
     Layer,
+    Loop,
     Option,
     Program,
     Range,
@@ -110,8 +112,8 @@ class _Lowering:
             self._layer(node)
         elif node.op == "cim.concat":
             self._concat(node)
-        elif node.op == "cim.slice":
-            self._slice(node)
+        elif node.op in ("cim.slice", "cim.take") and node not in self.fused:
+            self._copies(node)
         elif node.op == "cim.similar":
             self._similar(node)
         elif node.op in _ELEMENTWISE and node not in self.fused:
@@ -169,8 +171,9 @@ class _Lowering:
             load,
             reads,
             self._corrections(given, label, (node.output.tensor.static or (1,))[0]),
-            tuple(self._stores(node)),
+            tuple(self._stores(node, shape, runs)),
             shape.channels * shape.pack,
+            shape.pack,
         )
         body = layers.layer(runs, plan, positions)
         kind = "x".join(str(d) for d in (w.tensor.shape or ()))
@@ -240,30 +243,47 @@ class _Lowering:
         load = layers.Load(source, win.name, 0, attrs["group"], planes, negative, pad)
         return load, dims[0] * prod(dims[2:])
 
-    def _stores(self, node: Node) -> list[layers.Store]:
-        """Thresholds and scales of the layer's channels are applied to the accumulators as they
-        are stored; the sums themselves are stored only if someone else needs them."""
-        acc = node.output
-        axis = 1 if node.op == "cim.conv" else len(acc.tensor.shape or ()) - 1
-        stores = []
+    def _stores(
+        self, node: Node, shape: KernelShape, nests: Sequence[Nest]
+    ) -> Iterator[layers.Store]:
+        """What is stored of a layer's sums: those that a cim.take chooses at once as well."""
+        axis = 1 if node.op == "cim.conv" else len(node.output.tensor.shape or ()) - 1
+        taken: dict[Value, layers.Store] = {}
+        groups = node.int_attr("group", 1)
+        for user in self.users.get(node.output, ()):
+            along = takes.along(user, axis)
+            table = None if along is None else takes.own_sums(user, groups, shape, nests)
+            if table is not None:
+                self.fused.add(user)
+                kind = _narrowest(table)
+                name = self._new_table(user.arg(1).name, kind, table.astype(container(kind)))
+                taken[user.output] = layers.Store("", take=name, channels=len(table) // groups)
+        yield from self._stores_of(node.output, axis, layers.Store(""), taken)
+        for value, store in taken.items():
+            yield from self._stores_of(value, axis, store, {})
+
+    def _stores_of(
+        self, acc: Value, axis: int, store: layers.Store, others: Container[Value]
+    ) -> Iterator[layers.Store]:
+        """Thresholds and scales of the channels are applied to the accumulators as they are
+        stored; the sums themselves are stored only if someone else needs them."""
         rest = acc in self.graph.outputs
         for user in self.users.get(acc, ()):
-            if user.op not in ("cim.threshold", "cim.requant") or self._axis(user) not in (
-                axis,
-                -1,
-            ):
+            if user.output in others:
+                continue
+            if user.op not in _STORED or self._axis(user) not in (axis, -1):
                 rest = True
                 continue
             self.fused.add(user)
-            buffer = self.buffers.along(user.output, axis)
+            found = replace(store, buffer=self.buffers.along(user.output, axis))
             if user.op == "cim.threshold":
-                stores.append(layers.Store(buffer, *self._tables(user)))
+                th, flip = self._tables(user)
+                yield replace(found, thresholds=th, flips=flip)
                 continue
             scales = self._scales(user, (acc.tensor.static or ())[axis])
-            stores.append(layers.Store(buffer, scales=scales, zero=user.int_attr("zero", 0)))
+            yield replace(found, scales=scales, zero=user.int_attr("zero", 0))
         if rest:
-            stores.append(layers.Store(self.buffers.along(acc, axis)))
-        return stores
+            yield replace(store, buffer=self.buffers.along(acc, axis))
 
     def _axis(self, node: Node) -> int:
         """The axis along which a threshold or requantisation has its constants; -1 for any."""
@@ -331,18 +351,19 @@ class _Lowering:
         step = Instr(_ELEMENTWISE[node.op], tuple(args), opts)
         self.infer.append(Layer(label, layers.at_positions(count, [step])))
 
-    def _slice(self, node: Node) -> None:
-        """A copy of some of the channels along an axis."""
+    def _copies(self, node: Node) -> None:
+        """What is cut or taken along an axis, a copy for each run of elements."""
         axis, dims = node.int_attr("axis", 1), node.output.tensor.static
         assert dims is not None
-        start, place = node.int_attr("start", 0), layers.POSITION
-        part = Range.of(start, dims[axis])
-        into = Ref(self.buffers.along(node.output, axis), place)
-        source = Ref(self.buffers.along(node.arg(0), axis), place, part)
+        into, source = (self.buffers.along(v, axis) for v in (node.output, node.arg(0)))
+        place, steps = layers.POSITION, list[Instr | Loop]()
+        for to, first, size in takes.copies(node, dims[axis]):
+            target = None if size == dims[axis] else Range.of(to, size)
+            part = Ref(source, place, Range.of(first, size))
+            steps.append(Instr("pp.mov", (Ref(into, place, target), part)))
         count = prod(dims[:axis]) * prod(dims[axis + 1 :])
-        step = Instr("pp.mov", (into, source))
         label = self.label(layer_name(node))
-        self.infer.append(Layer(label, layers.at_positions(count, [step])))
+        self.infer.append(Layer(label, layers.at_positions(count, steps) if steps else []))
 
     def _concat(self, node: Node) -> None:
         """Copies of all parts, of concatenations above that serve nothing else too."""
@@ -418,6 +439,7 @@ def _scales_of(node: Node) -> Array:
     return np.array([node.float_attr(name, 0.0) for name in names], np.float32)
 
 
+_STORED = ("cim.threshold", "cim.requant")  # what stores do with sums
 _ELEMENTWISE = {
     "cim.threshold": "pp.ge",
     "cim.max_pool": "pp.max",

@@ -16,7 +16,7 @@ from cimc.ir.types import int_range
 
 _CARRIES = (
     "cim.add", "cim.relu", "cim.reshape", "cim.transpose", "cim.max_pool", "cim.concat",
-    "cim.sum_pool", "cim.slice",
+    "cim.sum_pool", "cim.slice", "cim.take",
 )  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def bounds(
         return Bounds(*int_range(value.elem))
     known = {} if known is None else known
     if value not in known:
-        inner = [bounds(v, made, known) for v in node.inputs if v is not None]
+        inner = [bounds(v, made, known) for v in node.inputs if v is not None and v.const is None]
         known[value] = _carry(node, inner)
     return known[value]
 

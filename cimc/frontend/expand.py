@@ -125,6 +125,13 @@ def _slice(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: s
     e.node("Slice", ins[0], *parts, out=out)
 
 
+def _take(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
+    index = node.arg(1).const
+    assert index is not None
+    chosen = e.const(index.astype(np.int64), np.int64)
+    e.node("Gather", ins[0], chosen, out=out, axis=attrs["axis"])
+
+
 def _similar(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:
     """Its kernels are constant: so is the mask."""
     kernels = node.arg(0).const
@@ -149,6 +156,7 @@ _EXPAND: dict[str, Callable[[Emitter, Node, dict[str, Any], list[str], str], Non
     "cim.qadd": expand_integers.qadd,
     "cim.concat": _concat,
     "cim.slice": _slice,
+    "cim.take": _take,
     "cim.reshape": _reshape,
     "cim.transpose": _transpose,
     "cim.similar": _similar,

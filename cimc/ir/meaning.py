@@ -139,6 +139,10 @@ def slice_(args: Sequence[Any], attrs: Attrs, types: Types) -> list[Array]:
     return [np.ascontiguousarray(args[0][tuple(part)])]
 
 
+def take(args: Sequence[Any], attrs: Attrs, types: Types) -> list[Array]:
+    return [np.take(args[0], args[1].astype(np.int64), axis=attrs["axis"])]
+
+
 def dequant(args: Sequence[Array], attrs: Attrs, types: Types) -> list[Array]:
     x: Any = args[0]
     if attrs["zero"]:

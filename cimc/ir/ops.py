@@ -47,8 +47,10 @@ class OpDef:
 
     types:    (operand types, attributes) -> result types; raises `rules.Misfit`.
     evaluate: (operand arrays, attributes, result types) -> result arrays.
+    constants: (operand types, attributes, constants among the operands); raises `rules.Misfit`
+              where their elements don't fit.
 
-    Both get one entry an operand, None for a missing one, up to the last that is there.
+    All get one entry an operand, None for a missing one, up to the last that is there.
     """
 
     name: str
@@ -58,6 +60,7 @@ class OpDef:
     evaluate: Callable[[Sequence[Any], dict[str, Any], Sequence[TensorType]], list[Array]]
     summary: str
     example: str
+    constants: Callable[[Sequence[Any], dict[str, Any], Sequence[Any]], None] | None = None
 
     def full_attrs(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """The attributes with defaults filled in."""
@@ -231,6 +234,16 @@ ROWS: tuple[OpDef, ...] = (
         meaning.slice_,
         "the elements start to stop - 1 along an axis",
         "%y = cim.slice(%x) start=0 stop=16: u8[1,16,7,7]",
+    ),
+    OpDef(
+        "cim.take",
+        (Operand("x"), Operand("index", const=True)),
+        (AttrDef("axis", "int", 1),),
+        rules.take,
+        meaning.take,
+        "along an axis, element index[i] of x for each i: an order, or more of some",
+        "%y = cim.take(%x, %i): i32[1,32,7,7]",
+        rules.take_index,
     ),
     OpDef(
         "cim.reshape",

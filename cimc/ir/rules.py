@@ -246,6 +246,25 @@ def slice_(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
     return [TensorType(types[0].elem, (*x[:axis], stop - start, *x[axis + 1 :]))]
 
 
+def take(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
+    x, index, axis = _shape(types[0]), _shape(types[1]), attrs["axis"]
+    if not 0 <= axis < len(x):
+        raise Misfit(f"axis={axis} is not an axis of {types[0]}")
+    if len(index) != 1:
+        raise Misfit(f"index must be a vector of integers, not {types[1]}")
+    return [TensorType(types[0].elem, (*x[:axis], index[0], *x[axis + 1 :]))]
+
+
+def take_index(
+    types: Sequence[TensorType], attrs: dict[str, Any], constants: Sequence[Any]
+) -> None:
+    """Whether the entries of a take's index are elements of the axis."""
+    size, index = _shape(types[0])[attrs["axis"]], constants[1]
+    if isinstance(size, int) and index.size and (index.min() < 0 or index.max() >= size):
+        ends = f"{index.min()} … {index.max()}"
+        raise Misfit(f"index has entries {ends}; axis {attrs['axis']} of {types[0]} has {size}")
+
+
 def dequant(types: Sequence[TensorType], attrs: dict[str, Any]) -> list[Type]:
     return [types[0].with_elem("f32")]
 

@@ -175,7 +175,10 @@ class _Checker:
         if len(self.errors) > before:
             return
         try:
-            results = row.types(present(types), row.full_attrs(node.attrs))
+            attrs = row.full_attrs(node.attrs)
+            results = row.types(present(types), attrs)
+            if row.constants is not None:
+                row.constants(types, attrs, [v and v.const for v in node.inputs])
         except Misfit as misfit:
             self.errors.append(problem(node, f"{node.op}: {misfit}"))
             return

@@ -255,15 +255,28 @@ def acc_mac(n: Tally, a: Accumulators, s: Ints, t: Values) -> None:
 # -- store -----------------------------------------------------------------------------
 
 
-def st_acc(n: Tally, v: Vec, a: Accumulators) -> None:
+def st_acc(n: Tally, v: Vec, a: Accumulators, take: Values | None = None) -> None:
     """Store the integers; a value outside the buffer's element type is refused."""
-    v.store(a.values)
+    v.store(_taken(a, take))
     n["elements"] += v.size
 
 
-def st_ge(n: Tally, v: Vec, a: Accumulators, th: Values, flip: Values | None = None) -> None:
+def _taken(a: Accumulators, take: Values | None) -> Ints:
+    """The accumulator of each stored channel [S, C]: `take` [C] says which of the operand's it
+    is; without it, each has its own."""
+    return a.values if take is None else a.values[:, take]
+
+
+def st_ge(
+    n: Tally,
+    v: Vec,
+    a: Accumulators,
+    th: Values,
+    flip: Values | None = None,
+    take: Values | None = None,
+) -> None:
     """Store the level: how many thresholds each accumulator reaches."""
-    v.store(_level(a.values, th, flip, v.buffer.elem))
+    v.store(_level(_taken(a, take), th, flip, v.buffer.elem))
     n["elements"] += v.size * compares(th.shape)
 
 
@@ -292,9 +305,11 @@ def _level(values: Values, th: Values, flip: Values | None, elem: str) -> Ints:
     return value
 
 
-def st_rq(n: Tally, v: Vec, a: Accumulators, s: Values, zero: int = 0) -> None:
+def st_rq(
+    n: Tally, v: Vec, a: Accumulators, s: Values, zero: int = 0, take: Values | None = None
+) -> None:
     """Store the requantised sums: see `requantise`."""
-    v.store(requantise(a.values, s, zero, v.buffer.elem))
+    v.store(requantise(_taken(a, take), s, zero, v.buffer.elem))
     n["elements"] += v.size
 
 

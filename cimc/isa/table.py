@@ -104,6 +104,7 @@ _PROGRAM = (
 )
 _COLS = Opt("cols", "range", None)
 _MASK = Opt("mask", "vec", None)
+_TAKE = Opt("take", "table", None)
 
 
 def _pulses(cost: str) -> tuple[Counter, ...]:
@@ -150,11 +151,11 @@ ROWS: tuple[Row, ...] = (
     Row("acc.mac", _p("a:acc:rw s:scalar:r t:table:r"), (), _MULTIPLY,
         "a += s * t", effects.acc_mac),
     # -- store --
-    Row("st.acc", _p("v:vec:w a:acc:r"), (), _STORE,
+    Row("st.acc", _p("v:vec:w a:acc:r"), (_TAKE,), _STORE,
         "store the integers; a value outside the buffer's type is an error", effects.st_acc),
-    Row("st.ge", _p("v:vec:w a:acc:r th:table:r"), (Opt("flip", "table", None),), _STORE,
+    Row("st.ge", _p("v:vec:w a:acc:r th:table:r"), (Opt("flip", "table", None), _TAKE), _STORE,
         "store the level: how many thresholds a reaches", effects.st_ge),
-    Row("st.rq", _p("v:vec:w a:acc:r s:table:r"), (Opt("zero"),), _REQUANT,
+    Row("st.rq", _p("v:vec:w a:acc:r s:table:r"), (Opt("zero"), _TAKE), _REQUANT,
         "store a * s in float32, rounded half to even, + zero, cut to the buffer's type",
         effects.st_rq),
     # -- between buffers --

@@ -282,7 +282,8 @@ _LAYOUT = {
     "onnx.Reshape": 1, "onnx.Flatten": 1, "onnx.Squeeze": 1, "onnx.Unsqueeze": 1,
     "onnx.Transpose": 1, "onnx.Concat": 1 << 30, "onnx.Slice": 1, "onnx.Split": 1,
     "onnx.Gather": 1, "onnx.Pad": 1, "onnx.Resize": 1, "onnx.Upsample": 1,
-    "cim.reshape": 1, "cim.transpose": 1, "cim.slice": 1, "cim.concat": 2,
+    "cim.reshape": 1, "cim.transpose": 1, "cim.slice": 1, "cim.take": 1,
+    "cim.concat": 2,
 }  # fmt: skip
 """How many operands hold the elements that are moved."""
 _FLAGGED = {

@@ -166,7 +166,7 @@ def _slice(r: _Removal, node: Node, keep: list[list[Bools]]) -> None:
 
 def _gather(r: _Removal, node: Node, keep: list[list[Bools]]) -> None:
     """Indices of what is left, among what is left."""
-    axis = node.int_attr("axis", 0) % len(keep[0])
+    axis = node.int_attr("axis", 1 if node.op == "cim.take" else 0) % len(keep[0])
     index: Any = node.arg(1).const
     size = len(keep[0][axis])
     chosen = np.where(index < 0, index + size, index)
@@ -195,6 +195,7 @@ _EDITS: dict[str, Edit] = {
     "onnx.Slice": _slice,
     "cim.slice": _slice,
     "onnx.Gather": _gather,
+    "cim.take": _gather,
     "onnx.Resize": _expanded,
 }
 """What else changes where an operand of an operation loses indices."""

@@ -232,7 +232,7 @@ def _gather(t: Ties, node: Node) -> None:
     if index is None or index.ndim != 1 or len(x) != len(y) or node.arg(0).const is not None:
         t.unknown(node)
         return
-    axis = node.int_attr("axis", 0) % len(x)
+    axis = node.int_attr("axis", 1 if node.op == "cim.take" else 0) % len(x)
     chosen: Any = index
     for i, (atoms, other) in enumerate(zip(x, y)):
         t.tie(atoms[chosen] if i == axis else atoms, other)
@@ -316,7 +316,7 @@ TIES: dict[str, Rule] = {
     **dict.fromkeys(("onnx.Transpose", "cim.transpose"), _transpose),
     **dict.fromkeys(("onnx.Concat", "cim.concat"), _concat),
     **dict.fromkeys(("onnx.Slice", "onnx.Split", "cim.slice"), _cut),
-    "onnx.Gather": _gather,
+    **dict.fromkeys(("onnx.Gather", "cim.take"), _gather),
     **dict.fromkeys(("onnx.Pad", "onnx.Resize", "onnx.Upsample"), _same_sizes),
     **dict.fromkeys(("cim.threshold", "cim.requant", "qonnx.MultiThreshold"), _thresholds),
 }  # fmt: skip

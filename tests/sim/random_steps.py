@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from random_declarations import INPUTS, RESULTS
 from random_draws import FLOATS, PLANES, scales, values
 
-from cimc.ir.types import int_range, is_float, is_integer, planes
+from cimc.ir.types import container, int_range, is_float, is_integer, planes
 from cimc.isa.program import Data, Instr, Mem, Ref, Refs, Reg
 
 _SMALL = [e for e in PLANES if e[0] in "ui"]
@@ -43,8 +43,18 @@ def store(wild, scope):
 
 
 def stored(wild, scope, acc, size):
-    """A store of `size` accumulators."""
-    return wild.draw.choice(_STORES)(wild, scope, acc, size)
+    """A store of `size` accumulators, or of some of them, in any order, some of them twice."""
+    make = wild.draw.choice(_STORES)
+    if wild.draw.chance(0.7):
+        return make(wild, scope, acc, size)
+    count = wild.draw.randint(1, size + 3)
+    instr = make(wild, scope, acc, count)
+    more = wild.draw.choice([0, 0, 2])
+    kind = wild.draw.choice(["i32", "u8", "i64"])
+    table = wild.draw.arrays.integers(0, size, count + more).astype(container(kind))
+    name = wild.constant(kind, table)
+    instr.opts["take"] = Ref(name, None, wild.ranges(scope, count + more, count))
+    return instr
 
 
 def _st_acc(wild, scope, acc, size):

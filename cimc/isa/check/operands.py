@@ -87,7 +87,8 @@ def _instruction(scope: Scope, site: Site) -> None:
     sizes: list[tuple[int | str, Affine]] = []
     for key, (param, arg) in enumerate(zip(row.params, instr.args, strict=True)):
         size = _CHECKS[param.kind](scope, site, key, arg, param.kind)
-        if size is not None and not instr.op.startswith(_SIZES_DIFFER):
+        taken = param.kind == "acc" and "take" in instr.opts  # which of them is free
+        if size is not None and not taken and not instr.op.startswith(_SIZES_DIFFER):
             sizes.append((key, size))
     sizes += _options(scope, site)
     if len(scope.errors) > before:

@@ -14,13 +14,15 @@ from cimc.isa.check.lookup import (
     data,
     elem,
     shape,
+    span,
     value_of,
     window,
     window_fits,
     within,
 )
 from cimc.isa.check.scope import Scope, Site
-from cimc.isa.program import Data, Ref
+from cimc.isa.loops import extent
+from cimc.isa.program import Data, Ref, Reg
 
 MAX_BITS = 16
 """Most bits of the integers that `pp.lut` takes, and of requantised ones."""
@@ -28,8 +30,31 @@ _WIDEST = 8  # bits of what `pp.qadd` adds: its float32 steps are those of bytes
 _SCALES = "x_scale, x_zero, y_scale, y_zero, scale, zero"
 
 
+def _take(scope: Scope, site: Site) -> None:
+    """st.*: which of the operand's accumulators each channel stores."""
+    ref = site.instr.opts.get("take")
+    if not isinstance(ref, Ref):
+        return
+    table, sums = scope.names[ref.name], site.instr.args[1]
+    assert isinstance(table, Data)
+    assert isinstance(sums, Reg)
+    assert sums.range is not None
+    if not is_integer(table.kind) or len(table.shape) != 1:
+        scope.at(site, f"`{ref.name}` must be a vector of integers", "take")
+        return
+    entries, size = table.array, extent(sums.range.size, site.loops)[0]
+    if ref.range is not None:
+        end = ref.range.start + ref.range.size
+        entries = entries[extent(ref.range.start, site.loops)[0] : extent(end, site.loops)[1]]
+    low, high = int(np.min(entries)), int(np.max(entries))
+    if low < 0 or high >= size:
+        text = f"`{ref.name}` takes accumulator {span(low, high)} of {size}"
+        scope.at(site, text, "take", f"the first of %{sums.name} here is 0")
+
+
 def st_acc(scope: Scope, site: Site) -> None:
     """Any integer type, or a float type that holds some."""
+    _take(scope, site)
     kind = elem(scope, site, 0)
     if not is_integer(kind) and kind not in ("f16", "bf16", "f32", "f64"):
         scope.at(site, f"integers can't be stored as {kind}", 0)
@@ -52,6 +77,7 @@ def level(scope: Scope, site: Site) -> None:
     if wanted is None and not (is_integer(kind) and levels < 2 ** planes(kind)):
         scope.at(site, f"a level of {levels} thresholds doesn't fit {kind}", 0)
     _flip(scope, site)
+    _take(scope, site)
 
 
 def _flip(scope: Scope, site: Site) -> None:
@@ -70,6 +96,7 @@ def requantise(scope: Scope, site: Site) -> None:
     kind, scales = elem(scope, site, 0), data(scope, site, 2)
     if scales.kind != "f32" or len(scales.shape) != 1 or not _are_scales(scales.array):
         scope.at(site, f"`{scales.name}` must be a vector of finite f32 numbers above 0", 2)
+    _take(scope, site)
     if site.instr.op == "pp.rq" and not is_integer(elem(scope, site, 1)):
         scope.at(site, f"integers are requantised, not {elem(scope, site, 1)}", 1)
     if _bits(kind) > MAX_BITS:

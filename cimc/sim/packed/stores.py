@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,11 +43,14 @@ class Target:
 
 @dataclass
 class Out:
-    """A store in one inner iteration: channels [lo, lo + size), lines of positions, where its
-    constants start; `sum` holds its terms under number `number`."""
+    """A store in one inner iteration: channels [lo, lo + size), the `take` accumulators of `sums`
+    (None: all, in order), lines of positions, where its constants start; `sum` holds its terms
+    under number `number`."""
 
     lo: int
     size: int
+    sums: int
+    take: Ints | None
     out: Line
     at: Line | None
     starts: tuple[int, ...]
@@ -56,13 +60,16 @@ class Out:
 
 @dataclass
 class Part:
-    """The channels [lo, lo + size) of a target, at certain positions: their terms, with
-    accumulators counted from the first channel, and what is added to them, [1, size] or for each
-    value of the outer variable [values, size]."""
+    """The channels [lo, lo + size) of a target, at certain positions. `terms` and `factors` are
+    those of `sums` accumulators, of which the channels `take` some (None: each has its own, in
+    order); `base` and `scalars`, what is added to them, are those of the channels: [1, size], or
+    for each value of the outer variable [values, size]."""
 
     target: Target
     lo: int
     size: int
+    sums: int
+    take: Ints | None
     out: Line
     at: Line | None
     starts: tuple[int, ...]
@@ -75,6 +82,10 @@ class Part:
         """The entries of its constants, one for each channel."""
         start = self.starts[number]
         return ctx.data(self.target.tables[number])[start : start + self.size]
+
+    def taken(self, array: npt.NDArray[Any], axis: int = 0) -> npt.NDArray[Any]:
+        """What accumulators have along an axis, for the channels that take them."""
+        return array if self.take is None else np.take(array, self.take, axis)
 
 
 def outs_of(ctx: Context, site: Site, found: Sum) -> tuple[Target, list[Out]]:
@@ -90,12 +101,18 @@ def outs_of(ctx: Context, site: Site, found: Sum) -> tuple[Target, list[Out]]:
     tables = [ref for ref in (*rest[1:], site.instr.opts.get("flip")) if isinstance(ref, Ref)]
     starts = [_starts(ctx, found, ref) for ref in tables]
     names = tuple(ref.name for ref in tables)
+    take = site.instr.opts.get("take")
+    chosen = _starts(ctx, found, take) if isinstance(take, Ref) else None
     made = []
     for o in range(found.outs):
         at = None if found.position is None else ctx.line(found.position, found.env, o)
         line = ctx.line(target.index, found.env, o)
         first = tuple(int(start[o]) for start in starts)
-        made.append(Out(int(lo[o]), int(size[o]), line, at, first, found, o))
+        own = None
+        if chosen is not None and isinstance(take, Ref):
+            own = ctx.data(take.name)[chosen[o] : chosen[o] + size[o]].astype(np.int64)
+        made.append(Out(int(lo[o]), int(size[o]), int(found.size[o]), own, line, at, first,
+                        found, o))  # fmt: skip
     return Target(site.op, target.name, zero.const, names, found.source), made
 
 
@@ -130,13 +147,14 @@ def _follows(before: Out, out: Out) -> bool:
 
 
 def _join(ctx: Context, target: Target, outs: list[Out]) -> Part:
-    first, total = outs[0], sum(out.size for out in outs)
-    part = Part(target, first.lo, total, first.out, first.at, first.starts,
-                first.sum.terms[:0], np.zeros((1, total), np.int64))  # fmt: skip
+    first, total, sums = outs[0], sum(out.size for out in outs), sum(out.sums for out in outs)
+    begins = np.cumsum([0, *(out.sums for out in outs)]).tolist()
+    part = Part(target, first.lo, total, sums, _takes(outs), first.out, first.at, first.starts,
+                first.sum.terms[:0], np.zeros((1, sums), np.int64))  # fmt: skip
     pieces = []
     for found in {id(out.sum): out.sum for out in outs}.values():
-        mine = {out.number: out.lo - first.lo for out in outs if out.sum is found}
-        sizes = {out.number: out.size for out in outs if out.sum is found}
+        mine = {out.number: at for out, at in zip(outs, begins) if out.sum is found}
+        sizes = {out.number: out.sums for out in outs if out.sum is found}
         terms = found.terms[np.isin(found.terms["out"], list(mine))].copy()
         shift = np.zeros(found.outs, np.int64)
         shift[list(mine)] = list(mine.values())
@@ -145,7 +163,18 @@ def _join(ctx: Context, target: Target, outs: list[Out]) -> Part:
         pieces.append(terms)
         _constants(ctx, part, found, mine, sizes)
     part.terms = np.concatenate(pieces)
+    part.base = part.taken(part.base, 1)
+    part.scalars = [(ref, part.taken(factor)) for ref, factor in part.scalars]
     return part
+
+
+def _takes(outs: list[Out]) -> Ints | None:
+    """Which accumulators the channels of stores side by side take; None: each its own."""
+    if all(out.take is None for out in outs):
+        return None
+    begins = np.cumsum([0, *(out.sums for out in outs)])
+    taken = [np.arange(out.sums) if out.take is None else out.take for out in outs]
+    return np.concatenate([at + own for at, own in zip(begins, taken)])
 
 
 def _constants(
@@ -155,14 +184,14 @@ def _constants(
     for addend in found.addends:
         _add_constants(ctx, part, addend, shift)
     for scaled in found.scaled:
-        factor = np.zeros(part.size, np.int64)
+        factor = np.zeros(part.sums, np.int64)
         numbers = ctx.data(scaled.data).astype(np.int64)
         for o, acc, n, _, start in scaled.rows:
             if o in shift:
                 factor[shift[o] + acc : shift[o] + acc + n] += numbers[start : start + n]
         part.scalars.append((scaled.scalar, factor))
     for name, starts in found.factors:
-        factor = np.zeros(part.size, np.int64)
+        factor = np.zeros(part.sums, np.int64)
         numbers = ctx.data(name).astype(np.int64)
         for o, at in shift.items():
             factor[at : at + sizes[o]] = numbers[starts[o] : starts[o] + sizes[o]]
@@ -190,13 +219,13 @@ def groups(
     ctx: Context, part: Part, is_product: Callable[[Part], bool]
 ) -> Iterator[tuple[Part, int, bool]]:
     """Channels that read the same group together: (part, group, depthwise)."""
-    used = np.full(part.size, -1, np.int64)
+    used = np.full(part.sums, -1, np.int64)
     lo, n, group = part.terms["acc"], part.terms["n"], part.terms["group"]
     if len(group) and (group == group[0]).all():
         yield part, int(group[0]), False
         return
     for g in np.unique(group):
-        mark = np.zeros(part.size + 1, np.int64)
+        mark = np.zeros(part.sums + 1, np.int64)
         mine = group == g
         np.add.at(mark, lo[mine], 1)
         np.add.at(mark, lo[mine] + n[mine], -1)
@@ -204,6 +233,7 @@ def groups(
         if (used[there] >= 0).any():
             raise Refused("a sum over several groups of a window")
         used[there] = g
+    used = part.taken(used)
     source = part.target.source
     alone = source is not None and source.win is not None
     if source is not None and source.win is not None:
@@ -221,21 +251,26 @@ def groups(
 
 
 def _cut(part: Part, start: int, end: int) -> Part:
-    """The channels [start, end) of a part."""
+    """The channels [start, end) of a part, with the accumulators from the first to the last that
+    they take."""
+    take = None if part.take is None else part.take[start:end]
+    begin, stop = (start, end) if take is None else (int(take.min()), int(take.max()) + 1)
     first = part.terms["acc"]
-    inside = (first < end) & (first + part.terms["n"] > start)
+    inside = (first < stop) & (first + part.terms["n"] > begin)
     terms = part.terms[inside].copy()
-    low = np.maximum(terms["acc"], start)
-    high = np.minimum(terms["acc"] + terms["n"], end)
+    low = np.maximum(terms["acc"], begin)
+    high = np.minimum(terms["acc"] + terms["n"], stop)
     terms["row"] += np.where(terms["op"] < 4, low - terms["acc"], 0)
-    terms["acc"], terms["n"] = low - start, high - low
+    terms["acc"], terms["n"] = low - begin, high - low
     return replace(
         part,
         lo=part.lo + start,
         starts=tuple(at + start for at in part.starts),
         size=end - start,
+        sums=stop - begin,
+        take=None if take is None else take - begin,
         terms=terms,
         base=part.base[:, start:end],
         scalars=[(ref, factor[start:end]) for ref, factor in part.scalars],
-        factors=[factor[start:end] for factor in part.factors],
+        factors=[factor[begin:stop] for factor in part.factors],
     )

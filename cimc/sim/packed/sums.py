@@ -110,10 +110,10 @@ def _check_bound(ctx: Context, part: Part) -> None:
     size = np.abs(terms["coef"].astype(np.float64)) * terms["size"]
     factors = [float(np.abs(f).max(initial=0)) for f in part.factors]
     scale = np.array([*factors, 1.0])[terms["factor"]]
-    mark = np.zeros(part.size + 1)
+    mark = np.zeros(part.sums + 1)
     np.add.at(mark, terms["acc"], size * scale)
     np.add.at(mark, terms["acc"] + terms["n"], -size * scale)
-    bound = np.cumsum(mark[:-1]) + np.abs(part.base).max(axis=0, initial=0)
+    bound = part.taken(np.cumsum(mark[:-1])) + np.abs(part.base).max(axis=0, initial=0)
     for ref, factor in part.scalars:
         form = ctx.layout.slot(ref.name).format
         bound = bound + np.abs(factor) * max(abs(form.least), abs(form.most))
@@ -180,19 +180,13 @@ def _inputs(
     p[P.SRC_SECOND], p[P.COLUMNS] = slot.second, places.columns
     p[P.WHOLE] = int(places.inside.all())
     _fill(ctx, step, source.pad, slot)
-    shape = part.size, source.size
     bits, valid = matrix.uses_bits(part.terms), matrix.uses_valid(part.terms)
-    terms = part.terms
-    u = matrix.matrices(terms[valid], ctx.cells, shape, part.factors)[1] if valid.any() else None
-    u = None if u is None or not u.any() else _ordered(u, places)
+    shape = part.size, source.size
+    u = _matrices(ctx, part, valid, places)[1] if valid.any() else None
+    u = u if u is not None and u.any() else None
     by_plane = {
-        int(plane): _ordered(
-            matrix.matrices(
-                terms[bits & (terms["plane"] == plane)], ctx.cells, shape, part.factors
-            )[0],
-            places,
-        )
-        for plane in ([0] if product else np.unique(terms["plane"][bits]))
+        int(plane): _matrices(ctx, part, bits & (part.terms["plane"] == plane), places)[0]
+        for plane in ([0] if product else np.unique(part.terms["plane"][bits]))
     }
     outcome = Outcome(np.zeros((1, part.size), np.int64), [])
     if u is not None and slot.format.kind != TERN:
@@ -215,6 +209,16 @@ def _inputs(
     outcome.matrices = [(v, 0, 1) for v in by_plane.values()]
     _bits(step, by_plane, places, access, outcome)
     return outcome
+
+
+def _matrices(
+    ctx: Context, part: Part, some: npt.NDArray[np.bool_], places: Taps
+) -> tuple[matrix.Matrix, matrix.Matrix]:
+    """V and U of some of the terms: a row for each channel, columns in the input's order."""
+    source = part.target.source
+    assert source is not None
+    v, u = matrix.matrices(part.terms[some], ctx.cells, (part.sums, source.size), part.factors)
+    return _ordered(part.taken(v), places), _ordered(part.taken(u), places)
 
 
 def _ordered(m: matrix.Matrix, places: Taps) -> matrix.Matrix:
