@@ -31,7 +31,7 @@ def test_examples_are_canonical_and_valid(text: str) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) == 5
+    assert len(EXAMPLES) == 6
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
