@@ -124,14 +124,16 @@ def _compare(graph: Graph, node: Node, layer: _Layer, reach: Bounds) -> None:
     same = (layer.factor > 0) & (layer.offset == 0)
     moved = np.where(same[:, None], limits, moved).reshape(old.const.shape)
     _constant(graph, node, 1, moved, _holding(old.elem, moved))
-    if flips is None and (layer.factor > 0).all():
-        return
     signs: Any = layer.factor
-    if flips is None or flips.const is None:
+    if flips is not None and flips.const is not None:
+        signs = signs * flips.const
+    if (signs > 0).all():
+        node.inputs = node.inputs[:2]
+    elif flips is not None:
+        _constant(graph, node, 2, signs, "bip")
+    else:
         added = graph.const(f"{node.output.name}.flip", *_as_constant(signs, "bip"))
         node.inputs = [*node.inputs[:2], added]
-    else:
-        _constant(graph, node, 2, signs * flips.const, "bip")
 
 
 def _holding(elem: str, array: Any) -> str:
@@ -145,7 +147,7 @@ def _holding(elem: str, array: Any) -> str:
 
 def _store_once(graph: Graph, node: Node, layer: _Layer) -> None:
     """Kernels, zero points and bias of the owners, and a cim.take behind them."""
-    axis, sums = _axis(node), node.output
+    axis, sums, name = _axis(node), node.output, node.output.name
     for slot, value in enumerate(node.inputs[1:], 1):
         if value is None or value.const is None or slot == 2 or value.const.shape == (1,):
             continue
@@ -153,12 +155,12 @@ def _store_once(graph: Graph, node: Node, layer: _Layer) -> None:
         _constant(graph, node, slot, np.take(value.const, layer.kept, along), value.elem)
     index = np.searchsorted(layer.kept, layer.owner)
     place = graph.nodes.index(node) + 1
-    taken = Value(graph.fresh(f"{sums.name}.taken"), sums.type)
+    taken = Value(graph.fresh(f"{name}.taken"), sums.type)
     graph.replace(sums, taken, keep_name=sums in graph.outputs)
     shape = list(sums.tensor.shape or ())
     shape[axis] = len(layer.kept)
     sums.type = TensorType(sums.elem, tuple(shape))
-    chosen = graph.const(f"{sums.name}.take", *_as_constant(index, "i32"))
+    chosen = graph.const(f"{name}.take", *_as_constant(index, "i32"))
     attrs: dict[str, Any] = {} if axis == 1 else {"axis": axis}
     graph.nodes.insert(place, Node("cim.take", [sums, chosen], [taken], attrs))
 
