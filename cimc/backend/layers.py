@@ -25,6 +25,7 @@ class Load:
     planes: int  # input bit planes
     negative_top: bool  # the top plane counts negative (two's complement)
     pad: Affine | Ref | None = None  # what taps outside hold; None: they are not valid
+    signs: bool = False  # a bit is +1 or -1 where it is valid
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,9 @@ def _plane(nest: Nest, plan: Plan, plane: Affine, sign: int) -> Body:
     # a layer's nests load each segment anew for other channels: it is summed with the first
     first = plan.load.groups > 1 or nest.channel.const == 0
     if plan.corrections.by_sum is not None and first:
-        body += _accumulate(_INPUT_SUM, Reg("x", field="ones"), sign, plane)
+        body += _accumulate(_INPUT_SUM, Reg("x", field="ones"), sign * (1 + plan.load.signs), plane)
+        if plan.load.signs:  # as many -1 as there are valid bits that are not 1
+            body += _accumulate(_INPUT_SUM, Reg("x", field="valid"), -sign, plane)
     sums = Reg("a", Range.of(nest.channel, nest.sums))
     rows: Body = []
     for scalar, weight in (("valid", recipe.valid), ("ones", recipe.ones)):

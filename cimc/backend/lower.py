@@ -218,11 +218,12 @@ class _Lowering:
         """The latch load of a layer, and the number of its positions."""
         x = node.arg(0)
         planes, negative = input_planes(x.elem), x.elem[0] == "i"
+        signs = x.elem in ("bip", "tern")
         dims = node.output.tensor.static
         assert dims is not None
         if node.op == "cim.matmul":
             source = self.buffers.along(x, len(dims) - 1)
-            load = layers.Load(source, None, width, 1, planes, negative)
+            load = layers.Load(source, None, width, 1, planes, negative, signs=signs)
             return load, prod(dims[:-1])
         attrs: dict[str, Any] = {"strides": (), "pads": (), "dilations": (), "group": 1, "up": ()}
         attrs |= node.attrs
@@ -240,7 +241,7 @@ class _Lowering:
             pad = None if given.pad is None else Affine(given.pad)
             pad = pad if given.zero is None else self._element(given.zero)
         source = self.buffers.along(x, 1)
-        load = layers.Load(source, win.name, 0, attrs["group"], planes, negative, pad)
+        load = layers.Load(source, win.name, 0, attrs["group"], planes, negative, pad, signs)
         return load, dims[0] * prod(dims[2:])
 
     def _stores(

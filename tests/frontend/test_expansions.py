@@ -241,6 +241,15 @@ def test_slice(data: Any, opset: int, seed: int, shape: Any, elem: str) -> None:
 
 
 @CASES
+@given(st.data(), opsets, seeds, shapes, elems)
+def test_take(data: Any, opset: int, seed: int, shape: Any, elem: str) -> None:
+    axis = data.draw(st.integers(0, len(shape) - 1))
+    rng = np.random.default_rng(seed)
+    index = rng.integers(0, shape[axis], data.draw(st.integers(1, 6))).astype(np.int32)
+    check("cim.take", [(elem, array(rng, elem, shape)), ("i32", index)], {"axis": axis}, opset, 1)
+
+
+@CASES
 @given(st.data(), opsets, seeds, shapes, elems, st.booleans())
 def test_threshold(data: Any, opset: int, seed: int, shape: Any, elem: str, flip: bool) -> None:
     rng = np.random.default_rng(seed)

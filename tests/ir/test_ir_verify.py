@@ -44,6 +44,7 @@ GOOD = [
         "const %b: i32[1,8,4,4] = random seed=2",
         "%y = cim.conv(%i, %k, _, _, %b): i32[1,8,4,4]",
     ],
+    ["const %t: u8[5] = [3, 0, 0, 1, 3]", "%y = cim.take(%x, %t): i32[1,5]"],
     ["%y = onnx.Anything(%q, _) a=[1,2]: any"],
     ["%y = cim.host(%x) body=graph @b(%a: i32[1,4]) -> (%a) {", "}: i32[1,4]"],
     [KERNEL, "%y = cim.conv(%i, %k): i32[1,8,4,4]", "place %k[0:8] blocks=0:2 width=18"],
@@ -78,6 +79,18 @@ BAD = [
             "%y = cim.matmul(%x, %w, _, _, %b): i32[1,2]",
         ],
         "cim.matmul: b must have the shape [2], not i32[1,2]",
+    ),
+    (
+        ["const %t: i32[3] = [0, 4, 1]", "%y = cim.take(%x, %t): i32[1,3]"],
+        "cim.take: index has entries 0 … 4; axis 1 of i32[1,4] has 4",
+    ),
+    (
+        ["const %t: i32[1,1] = [0]", "%y = cim.take(%x, %t): i32[1,1]"],
+        "cim.take: index must be a vector of integers, not i32[1,1]",
+    ),
+    (
+        ["const %t: i32[1] = [0]", "%y = cim.take(%x, %t) axis=2: i32[1,1]"],
+        "cim.take: axis=2 is not an axis of i32[1,4]",
     ),
     (["%y = cim.relu(%x): i32[1,5]"], "%y is stated as i32[1,5], the operands make i32[1,4]"),
     (["%y = cim.relu(%x): i8[1,4]"], "%y is stated as i8[1,4]"),

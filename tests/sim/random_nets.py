@@ -109,8 +109,19 @@ class Net:
                 zx, zw, b = self._corrections(x, w, matrix)
                 if not matrix and self.draw.chance(0.25):
                     b = self._places(x, w, attrs)
-                return self.op(op, [x, w, zx, zw, b], **attrs)
+                y = self.op(op, [x, w, zx, zw, b], **attrs)
+                return self.shared(y, group) if self.draw.chance(0.2) else y
         return None
+
+    def shared(self, y, group):
+        """Channels that take the sums of a layer, of their own group or of any."""
+        draw, axis = self.draw, self._axis(y)
+        size = y.tensor.shape[axis]
+        group = group if size % group == 0 and draw.chance(0.9) else 1
+        each, count = size // group, draw.choice([size // group, draw.choice(SIZES)])
+        first = np.repeat(np.arange(group) * each, count)
+        index = first + draw.arrays.integers(0, each, group * count)
+        return self.op("cim.take", [y, self.const("take", "i32", index)], axis=axis)
 
     def _many(self):
         """A number of channels that fill whole vectors, in binary networks; else 0."""
@@ -193,7 +204,7 @@ class Net:
     def step(self, x):
         """An operation on integers that isn't a layer; None where none fits."""
         kinds = ["largest", "relu", "levels", "requantised", "lut", "add", "qadd", "total",
-                 "part", "joined", "view"]  # fmt: skip
+                 "part", "taken", "joined", "view"]  # fmt: skip
         self.draw.shuffle(kinds)
         for kind in kinds:
             y = getattr(self, kind)(x)
@@ -232,6 +243,8 @@ class Net:
         last = len(x.tensor.shape) - 1
         if self.draw.chance(0.1):
             return self.draw.randint(1, last)
+        takes = [n.inputs[0] for n in made if n.op == "cim.take"]
+        made = [n for n in self.graph.nodes if n.outputs[0] in takes] or made
         return last if made and made[0].op == "cim.matmul" else 1
 
     def requantised(self, x):
@@ -308,6 +321,11 @@ class Net:
         axis = self.draw.randint(1, len(x.tensor.shape) - 1)
         stop = self.draw.randint(1, x.tensor.shape[axis])
         return self.op("cim.slice", [x], start=self.draw.randint(0, stop - 1), stop=stop, axis=axis)
+
+    def taken(self, x):
+        axis = self.draw.randint(1, len(x.tensor.shape) - 1)
+        index = self.draw.arrays.integers(0, x.tensor.shape[axis], self.draw.randint(1, 6))
+        return self.op("cim.take", [x, self.const("take", "i32", index)], axis=axis)
 
     def joined(self, x):
         alike = [v for v in self.made if v.elem == x.elem and v.tensor.shape == x.tensor.shape]
