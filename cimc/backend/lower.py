@@ -270,7 +270,7 @@ class _Lowering:
         stored; the sums themselves are stored only if someone else needs them."""
         rest = acc in self.graph.outputs
         for user in self.users.get(acc, ()):
-            if user.output in others:
+            if user.outputs[0] in others:
                 continue
             if user.op not in _STORED or self._axis(user) not in (axis, -1):
                 rest = True
