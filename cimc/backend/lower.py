@@ -19,6 +19,7 @@ from cimc.backend import layers, similar, takes
 from cimc.backend.buffers import Buffers
 from cimc.backend.corrections import Terms, correction_terms
 from cimc.backend.nest import Nest, nests
+from cimc.backend.tables import narrowest, scales_of
 from cimc.driver.base import Geometry
 from cimc.driver.recipes import recipe
 from cimc.frontend.export import to_onnx
@@ -28,7 +29,7 @@ from cimc.ir.kernels import KernelShape, cells, kernel_shape
 from cimc.ir.names import Names
 from cimc.ir.ops import HOST, LAYERS
 from cimc.ir.rules import input_planes, window
-from cimc.ir.types import Array, container, int_range
+from cimc.ir.types import Array, container
 from cimc.isa.program import (
     Affine,
     Data,
@@ -197,7 +198,7 @@ class _Lowering:
         zero = None if given.zero is None else self._element(given.zero)
         start, at, kind = given.start, None, "i32"
         if start is not None and start.ndim > 1:
-            start, at, kind = np.tile(start, (images, 1)), layers.POSITION, _narrowest(start)
+            start, at, kind = np.tile(start, (images, 1)), layers.POSITION, narrowest(start)
             start = start.astype(container(kind))
         names = [
             None if table is None else self._new_table(f"{label}.{suffix}", elem, table)
@@ -252,11 +253,10 @@ class _Lowering:
         taken: dict[Value, layers.Store] = {}
         groups = node.int_attr("group", 1)
         for user in self.users.get(node.output, ()):
-            along = takes.along(user, axis)
-            table = None if along is None else takes.own_sums(user, groups, shape, nests)
+            table = takes.own_sums(user, axis, groups, shape, nests)
             if table is not None:
                 self.fused.add(user)
-                kind = _narrowest(table)
+                kind = narrowest(table)
                 name = self._new_table(user.arg(1).name, kind, table.astype(container(kind)))
                 taken[user.output] = layers.Store("", take=name, channels=len(table) // groups)
         yield from self._stores_of(node.output, axis, layers.Store(""), taken)
@@ -343,7 +343,7 @@ class _Lowering:
         elif node.op == "cim.lut":
             args.append(Ref(self._table(node.arg(1))))
         elif node.op == "cim.qadd":
-            args.append(Ref(self._new_table(f"{label}.scales", "f32", _scales_of(node))))
+            args.append(Ref(self._new_table(f"{label}.scales", "f32", scales_of(node))))
             opts = _given(node, "fused")
         elif node.op in ("cim.max_pool", "cim.sum_pool"):
             args.append(Ref(self._pool(node, label)))
@@ -363,8 +363,8 @@ class _Lowering:
             part = Ref(source, place, Range.of(first, size))
             steps.append(Instr("pp.mov", (Ref(into, place, target), part)))
         count = prod(dims[:axis]) * prod(dims[axis + 1 :])
-        label = self.label(layer_name(node))
-        self.infer.append(Layer(label, layers.at_positions(count, steps) if steps else []))
+        body = layers.at_positions(count, steps) if steps else []
+        self.infer.append(Layer(self.label(layer_name(node)), body))
 
     def _concat(self, node: Node) -> None:
         """Copies of all parts, of concatenations above that serve nothing else too."""
@@ -415,13 +415,6 @@ class _Lowering:
         return win.name
 
 
-def _narrowest(table: Array) -> str:
-    """The smallest integer type that holds all of a table."""
-    low, high = int(table.min(initial=0)), int(table.max(initial=0))
-    kinds = ("i8", "u8", "i16", "u16", "i32")
-    return next(k for k in kinds if int_range(k)[0] <= low and high <= int_range(k)[1])
-
-
 def _joins(node: Node, other: Node) -> bool:
     """Whether both are concatenations along one axis."""
     ops = {node.op, other.op}
@@ -432,12 +425,6 @@ def _given(node: Node, name: str) -> dict[str, Option]:
     """An attribute as option, unless it is zero."""
     value = node.int_attr(name, 0)
     return {name: Affine(value)} if value else {}
-
-
-def _scales_of(node: Node) -> Array:
-    """The constants of a cim.qadd in the order of `pp.qadd`."""
-    names = ("x_scale", "x_zero", "y_scale", "y_zero", "scale", "zero")
-    return np.array([node.float_attr(name, 0.0) for name in names], np.float32)
 
 
 _STORED = ("cim.threshold", "cim.requant")  # what stores do with sums

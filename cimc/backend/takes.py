@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cimc.backend.nest import Nest
-from cimc.ir.graph import Node, Value
+from cimc.ir.graph import Node
 from cimc.ir.kernels import KernelShape
 from cimc.ir.types import Array
 
@@ -21,12 +21,17 @@ def index_of(take: Node) -> Any:
     return index.astype(np.int64)
 
 
-def own_sums(take: Node, groups: int, shape: KernelShape, nests: Sequence[Nest]) -> Array | None:
-    """Which sum each channel of a take behind a layer stores, counted from the first of its group,
-    or of its pack of groups: those that are summed, and so stored, together. int32. None where
-    that can't be: a group takes sums of another one, groups take unlike many, or the sums of a
-    group come in chunks."""
-    index = index_of(take)
+def own_sums(
+    node: Node, axis: int, groups: int, shape: KernelShape, nests: Sequence[Nest]
+) -> Array | None:
+    """Which sum each channel of a cim.take behind a layer stores, counted from the first of its
+    group, or of its pack of groups: those that are summed, and so stored, together. int32. None
+    where that can't be: the operation is another one or along another axis than the channels', a
+    group takes sums of another one, groups take unlike many, or the sums of a group come in
+    chunks."""
+    if node.op != "cim.take" or node.int_attr("axis", 1) != axis:
+        return None
+    index = index_of(node)
     if groups == 1:
         return _int32(index)
     each, rest = divmod(len(index), groups)
@@ -51,9 +56,3 @@ def copies(node: Node, size: int) -> list[tuple[int, int, int]]:
     index = index_of(node)
     ends = np.flatnonzero(np.r_[True, np.diff(index) != 1, True]).tolist()
     return [(a, int(index[a]), b - a) for a, b in pairwise(ends)] if size else []
-
-
-def along(node: Node, axis: int) -> Value | None:
-    """The result of a cim.take along that axis; None for any other operation."""
-    takes = node.op == "cim.take" and node.int_attr("axis", 1) == axis
-    return node.output if takes else None
