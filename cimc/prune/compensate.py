@@ -17,8 +17,8 @@ from cimc.driver.rewrite import Rewriter, power_of_two
 from cimc.ir.graph import Graph, Node, layer_name
 from cimc.ir.types import Array
 from cimc.prune.activations import Batches, Matrix, View, Walk, as_matrix, view_of
-from cimc.prune.effect import Inputs, representatives
-from cimc.prune.fit import Floats, affine, flip, moments, ridge
+from cimc.prune.effect import Inputs, representatives, similarity
+from cimc.prune.fit import Floats, affine, affine_of, flip, moments, ridge
 from cimc.prune.parameters import bias_of, follower, set_affine, set_offset, set_weights
 from cimc.prune.remove import remove_channels
 from cimc.prune.spaces import Kernels, Spaces
@@ -54,6 +54,7 @@ class Original:
         self.results: list[Matrix | None] = []
         self.shapes: list[list[tuple[int, ...]]] = []
         self.inputs: list[Inputs | None] = []
+        self._similar: dict[int, Any] = {}
         walk = Walk(graph, data)
         for i, layer in enumerate(spaces.kernels):
             view = view_of(layer.node, layer.layer, _rows(layer, rows))
@@ -67,6 +68,14 @@ class Original:
             x = None if view is None else self.seen(i, layer.node, view, held)
             self.inputs.append(None if x is None else self._inputs(i, x))
         walk.finish()
+
+    def similar(self, i: int) -> Any:
+        """The graph of similar channels in front of layer i."""
+        if i not in self._similar:
+            inputs = self.inputs[i]
+            assert inputs is not None
+            self._similar[i] = similarity(inputs)
+        return self._similar[i]
 
     def seen(self, i: int, node: Node, view: View, held: list[Array]) -> Matrix | None:
         """What layer i is applied to, [rows, groups, columns]: in this graph or another, in which
@@ -212,7 +221,9 @@ class _Fitting:
         full = as_matrix(old, view)[0][~np.isin(layer.out, list(self.gone))].astype(np.float64)
         full = full.reshape(len(full), len(row), -1)
         target = merged.reshape(len(full), len(kept), -1)
-        for channel, (other, factor) in representatives(inputs, self.gone).items():
+        for channel, (other, factor) in representatives(
+            inputs, self.original.similar(i), self.gone
+        ).items():
             target[:, kept == other] += factor * full[:, row == channel]
         return target.reshape(merged.shape)
 
@@ -234,13 +245,12 @@ def _fit_free(
     rw: Rewriter, node: Node, layer: Kernels, view: View, x: Matrix, target: Matrix, start: Floats
 ) -> None:
     """New weights and a bias. x: [rows, groups, columns]; target: [rows, groups, kernels]."""
-    weights, offsets = start.copy(), np.zeros(start.shape[:2])
-    for g in range(view.groups):
-        if x.shape[-1] > _COLUMNS:
-            guess = x[:, g].astype(np.float64) @ start[g].T
-            offsets[g] = target[:, g].mean(0) - guess.mean(0)
-            continue
-        weights[g], offsets[g] = ridge(moments(x[:, g], target[:, g]), start[g])
+    x, target = np.moveaxis(x, 1, 0), np.moveaxis(target, 1, 0)
+    if x.shape[-1] > _COLUMNS:
+        means = x.mean(1, dtype=np.float64)[..., None]
+        weights, offsets = start, target.mean(1) - (start @ means)[..., 0]
+    else:
+        weights, offsets = ridge(moments(x, target), start)
     set_weights(rw, node, layer, view, weights)
     set_offset(rw, node, layer, offsets.reshape(-1))
 
@@ -251,11 +261,14 @@ def _fit_signs(
     """Signs that fit better, then a gain and an offset for each kernel."""
     weights = start.astype(np.float64)
     gain, offset = np.ones(start.shape[:2]), np.zeros(start.shape[:2])
-    for g in range(view.groups):
-        m = moments(x[:, g], target[:, g])
-        if x.shape[-1] <= _COLUMNS:
-            weights[g] = flip(m, weights[g])
-        gain[g], offset[g] = affine(m, weights[g])
+    x, target = np.moveaxis(x, 1, 0), np.moveaxis(target, 1, 0)
+    if x.shape[-1] > _COLUMNS:
+        gain, offset = affine_of(x @ start.swapaxes(-1, -2).astype(np.float32), target)
+    else:
+        every = moments(x, target)
+        for g in range(view.groups):
+            weights[g] = flip(every.group(g), weights[g])
+            gain[g], offset[g] = affine(every.group(g), weights[g])
     gain, offset = gain.reshape(-1), offset.reshape(-1)
     if _scalable(start) and follower(rw, node) is None:
         set_weights(rw, node, layer, view, weights * gain.reshape(view.groups, -1, 1))

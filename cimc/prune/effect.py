@@ -100,20 +100,20 @@ def similarity(inputs: Inputs) -> Any:
     graph = nx.Graph()
     graph.add_nodes_from(inputs.numbers.tolist())
     for i, j in zip(*np.nonzero(np.triu(np.abs(rho) >= SIMILAR, 1))):
-        a, b = int(inputs.numbers[i]), int(inputs.numbers[j])
-        if a != b:
-            graph.add_edge(a, b, weight=float(abs(rho[i, j])), sign=float(np.sign(rho[i, j])))
+        graph.add_edge(int(inputs.numbers[i]), int(inputs.numbers[j]), weight=abs(float(rho[i, j])))
     return graph
 
 
-def representatives(inputs: Inputs, gone: Iterable[int]) -> dict[int, tuple[int, float]]:
+def representatives(
+    inputs: Inputs, similar: Any, gone: Iterable[int]
+) -> dict[int, tuple[int, float]]:
     """For each channel that goes, the most similar one that stays and the factor s of the best
-    s·r + t; channels without a similar one are left out."""
-    graph, chosen = similarity(inputs), set(gone)
+    s·r + t; channels without a similar one are left out. similar: `similarity(inputs)`."""
+    chosen = set(gone)
     at = {int(c): i for i, c in enumerate(inputs.numbers)}
     found: dict[int, tuple[int, float]] = {}
     for channel in chosen & set(at):
-        near = [(d["weight"], -r, r) for r, d in graph[channel].items() if r not in chosen]
+        near = [(d["weight"], -r, r) for r, d in similar[channel].items() if r not in chosen]
         if not near:
             continue
         r = max(near)[2]

@@ -17,7 +17,8 @@ _ROUNDS = 1000
 @dataclass(frozen=True)
 class Moments:
     """Of rows x [R, K] with targets t [R, M], all about the mean: within: x'x / R [K, K], cross:
-    x't / R [K, M], target: variances of t [M]; and the means themselves."""
+    x't / R [K, M], target: variances of t [M]; and the means themselves. Of several groups side by
+    side, every array has one more axis in front."""
 
     rows: int
     within: Floats
@@ -26,32 +27,38 @@ class Moments:
     x_mean: Floats
     t_mean: Floats
 
+    def group(self, g: int) -> Moments:
+        """Those of one group."""
+        return Moments(
+            self.rows, self.within[g], self.cross[g], self.target[g], self.x_mean[g], self.t_mean[g]
+        )
+
 
 def moments(x: npt.NDArray[np.float32], t: npt.NDArray[np.float32]) -> Moments:
-    """x: [R, K], t: [R, M]."""
-    rows = len(x)
-    x_mean, t_mean = x.mean(0, dtype=np.float64), t.mean(0, dtype=np.float64)
-    within, cross = np.zeros((x.shape[1],) * 2), np.zeros((x.shape[1], t.shape[1]))
-    target = np.zeros(t.shape[1])
+    """x: [..., R, K], t: [..., R, M], in front the groups."""
+    rows = x.shape[-2]
+    x_mean, t_mean = x.mean(-2, dtype=np.float64), t.mean(-2, dtype=np.float64)
+    within = np.zeros((*x_mean.shape, x.shape[-1]))
+    cross, target = np.zeros((*x_mean.shape, t.shape[-1])), np.zeros(t_mean.shape)
     for i in range(0, rows, _BLOCK):
-        a = x[i : i + _BLOCK] - x_mean.astype(np.float32)
-        b = t[i : i + _BLOCK] - t_mean.astype(np.float32)
-        within += a.T @ a
-        cross += a.T @ b
-        target += np.einsum("ij,ij->j", b, b, dtype=np.float64)
+        a = x[..., i : i + _BLOCK, :] - x_mean[..., None, :].astype(np.float32)
+        b = t[..., i : i + _BLOCK, :] - t_mean[..., None, :].astype(np.float32)
+        within += a.swapaxes(-1, -2) @ a
+        cross += a.swapaxes(-1, -2) @ b
+        target += np.einsum("...ij,...ij->...j", b, b, dtype=np.float64)
     return Moments(rows, within / rows, cross / rows, target / rows, x_mean, t_mean)
 
 
 def ridge(m: Moments, start: Floats) -> tuple[Floats, Floats]:
-    """Weights [M, K] and offsets [M] of least squares, drawn towards `start` [M, K].
+    """Weights [..., M, K] and offsets [..., M] of least squares, drawn towards `start`.
 
     The penalty is the mean variance of a column times K/R: what the noise of R rows is worth."""
-    columns = len(m.within)
-    level = float(np.trace(m.within)) / m.rows
-    system = m.within + np.eye(columns) * max(level, 1e-12)
-    left = m.cross - m.within @ start.T
-    weights = start + np.linalg.solve(system, left).T
-    return weights, m.t_mean - weights @ m.x_mean
+    columns = m.within.shape[-1]
+    level = np.trace(m.within, axis1=-2, axis2=-1) / m.rows
+    system = m.within + np.eye(columns) * np.maximum(level, 1e-12)[..., None, None]
+    left = m.cross - m.within @ start.swapaxes(-1, -2)
+    weights = start + np.linalg.solve(system, left).swapaxes(-1, -2)
+    return weights, m.t_mean - (weights @ m.x_mean[..., None])[..., 0]
 
 
 def affine(m: Moments, weights: Floats) -> tuple[Floats, Floats]:
@@ -62,6 +69,16 @@ def affine(m: Moments, weights: Floats) -> tuple[Floats, Floats]:
     fits = (hit > 0) & (size > 0)
     gain = np.where(fits, hit / np.where(fits, size, 1.0), 1.0)
     return gain, m.t_mean - gain * (weights @ m.x_mean)
+
+
+def affine_of(y: npt.NDArray[np.float32], t: npt.NDArray[np.float32]) -> tuple[Floats, Floats]:
+    """Gain and offset [..., M] with which y [..., R, M] comes nearest to t, as in `affine`."""
+    y_mean, t_mean = y.mean(-2, dtype=np.float64), t.mean(-2, dtype=np.float64)
+    hit = ((y - y_mean[..., None, :]) * (t - t_mean[..., None, :])).mean(-2)
+    size = y.var(-2, dtype=np.float64)
+    fits = (hit > 0) & (size > 0)
+    gain = np.where(fits, hit / np.where(fits, size, 1.0), 1.0)
+    return gain, t_mean - gain * y_mean
 
 
 def flip(m: Moments, weights: Floats) -> Floats:
