@@ -119,20 +119,26 @@ class Search:
         """Samples that are classified rightly without the first `count`: each half of the samples
         by the network that is fitted to the other half. labels: of `samples`."""
         total = 0
-        for part, other in ((1, 2), (2, 1)):
-            data = batches(self.graph, self.samples[part - 1 :: 2])
+        for part, other in ((1, 2), (2, 1)) if len(self.samples) > 1 else ((0, 0),):
+            chosen = _half(part)
+            data = batches(self.graph, self.samples[chosen])
             twin = self._pruned(count, other) if count else self.graph
-            total += guessed(outputs(twin, data)[0], labels[part - 1 :: 2])
+            total += guessed(outputs(twin, data)[0], labels[chosen])
         return total
 
     def _pruned(self, count: int, part: int) -> Graph:
         """Fitted to all samples (part 0), to those of even or of odd number (1, 2)."""
         if part not in self._fitted:
-            samples = self.samples[part - 1 :: 2] if part else self.samples
-            self._fitted[part] = Original(self.graph, self.spaces, batches(self.graph, samples))
+            data = batches(self.graph, self.samples[_half(part)])
+            self._fitted[part] = Original(self.graph, self.spaces, data)
         found = prune(self._fitted[part], set(self.channels[:count]))
         self.left |= found.left
         return found.graph
+
+
+def _half(part: int) -> slice:
+    """All samples (part 0), those of even or of odd number (1, 2)."""
+    return slice(part - 1, None, 2) if part else slice(None)
 
 
 def prune_to_budget(

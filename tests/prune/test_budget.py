@@ -142,3 +142,10 @@ def test_every_layer_keeps_a_channel() -> None:
     report = prune_to_budget(graph, nets.samples(graph, 10), Budget(remove_macs=1.0))
     assert report.removed < 1.0
     assert all(_weights(graph, n).shape[0] == 1 for n in ("stem", "branch", "last"))
+
+
+def test_a_single_sample_is_enough() -> None:
+    graph = nets.odd()
+    report = prune_to_budget(graph, nets.samples(graph, 1), Budget(remove_macs=0.2), np.array([0]))
+    assert report.removed >= 0.2
+    assert report.after in (0.0, 1.0)
