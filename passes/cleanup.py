@@ -8,7 +8,7 @@ import numpy as np
 
 from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.layout import RESHAPES
-from cimc.driver.rewrite import FLOAT_LAYERS
+from cimc.driver.rewrite import FLOAT_LAYERS, RANDOM
 from cimc.errors import CompileError
 from cimc.frontend.elements import code_of
 from cimc.frontend.evaluate import Evaluator, outline
@@ -21,9 +21,7 @@ from cimc.ir.types import TensorType
 # Kept although all their operands may be constants: they say how a weight is encoded, or
 # they are not functions of their operands, or are computed on the chip.
 _KEEP = {
-    *QUANTIZE, *DEQUANTIZE, "onnx.DynamicQuantizeLinear",
-    "onnx.RandomNormal", "onnx.RandomNormalLike", "onnx.RandomUniform",
-    "onnx.RandomUniformLike", "onnx.Multinomial", "onnx.Bernoulli", "onnx.Dropout", HOST,
+    *QUANTIZE, *DEQUANTIZE, "onnx.DynamicQuantizeLinear", *RANDOM, "onnx.Dropout", HOST,
     "cim.similar",
 }  # fmt: skip
 # A folded constant may be this much larger than what it is made from.

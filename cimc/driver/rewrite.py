@@ -13,6 +13,11 @@ from cimc.ir.types import Array, TensorType
 
 FLOAT_LAYERS = ("onnx.Conv", "onnx.MatMul", "onnx.Gemm", "onnx.ConvTranspose")
 """The float operations that have weights."""
+RANDOM = (
+    "onnx.RandomNormal", "onnx.RandomNormalLike", "onnx.RandomUniform", "onnx.RandomUniformLike",
+    "onnx.Multinomial", "onnx.Bernoulli",
+)  # fmt: skip
+"""Operations that are no functions of their operands."""
 
 
 class Rewriter:

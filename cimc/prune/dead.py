@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from cimc.driver.rewrite import Rewriter, power_of_two
+from cimc.driver.rewrite import Rewriter
 from cimc.frontend.windows import conv_attrs
 from cimc.ir.graph import Graph, Node, Value, layer_name
 from cimc.ir.ops import TABLE
-from cimc.ir.types import F32_EXACT, TensorType
-from cimc.prune.known import Known, effective, evaluate
+from cimc.ir.types import TensorType
+from cimc.prune.known import Known, effective, evaluate, slides_alike
 from cimc.prune.remove import remove_channels
 from cimc.prune.spaces import Kernels, Spaces
+
+_WEIGHT_BITS, _SUM_BITS = 8, 24  # of weights that are meant as integers; of float32
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,10 @@ class _Uses:
             return np.zeros(layer.columns.shape, np.bool_)
         axis = layer.layer.data_axis % x.unknown.ndim
         others = tuple(i for i in range(x.unknown.ndim) if i != axis)
-        return (~x.unknown.any(axis=others)).reshape(layer.columns.shape)
+        unsteady = x.unknown
+        if not slides_alike(layer.node, layer.layer):  # nothing but zeros adds the same everywhere
+            unsteady = x.unknown | (x.values != 0) | (layer.layer.shift is not None)
+        return (~unsteady.any(axis=others)).reshape(layer.columns.shape)
 
     def _ranges(self) -> None:
         """Dynamic quantisation takes its range from all channels, and from zero."""
@@ -126,9 +131,9 @@ class _Uses:
         None if they add nothing."""
         layer = self.spaces.kernels[at]
         meant = np.isin(layer.columns, list(dead)) & self.counts[at]
-        if not meant.any():
-            return None
         node, form = layer.node, layer.layer
+        if not meant.any() or not slides_alike(node, form):
+            return None
         x = self.partial.of(node.arg(form.data))
         assert x is not None
         axis = form.data_axis % x.values.ndim
@@ -223,13 +228,18 @@ class _Uses:
         return found
 
     def _exact(self, layer: Kernels, added: Any) -> bool:
-        """Whether all weights and contributions are integers, or such times one power of two."""
+        """Whether weights and contributions are integers, or such times one power of two for each:
+        then sums of integers have no rounding, in whatever order."""
         w = self.partial.of(layer.weights)
         assert w is not None
-        alpha = float(np.abs(w.values).max(initial=0.0))
-        unit = alpha if power_of_two(alpha) else 1.0
-        whole = [bool(np.all(a / unit == np.rint(a / unit))) for a in (w.values, added)]
-        return all(whole) and float(np.abs(added).max()) < F32_EXACT
+        return _whole(w.values, _WEIGHT_BITS) and _whole(added, _SUM_BITS)
+
+
+def _whole(array: Any, bits: int) -> bool:
+    """Whether the numbers of an array are integers of so many bits, times one power of two."""
+    unit = np.ldexp(1.0, int(np.frexp(np.abs(array).max(initial=0.0))[1]) - bits)
+    steps = array / np.float64(unit)
+    return bool(np.all(steps == np.rint(steps)))
 
 
 def _vector(layer: Kernels, added: Any) -> Any:

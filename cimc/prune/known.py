@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cimc.driver.rewrite import RANDOM
 from cimc.errors import CompileError
 from cimc.frontend.evaluate import Evaluator
 from cimc.ir.graph import Graph, Node, Value
@@ -33,7 +34,8 @@ class Partial:
 class Known:
     """The elements of a graph's values that do not depend on its inputs.
 
-    partial: by value; a value of which nothing is known is not in it.
+    partial: by value; a value of which nothing is known is not in it. Along an axis of symbolic
+    size all elements are alike, and stand as one.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -54,10 +56,12 @@ class Known:
         return self.partial.get(value)
 
     def _node(self, node: Node) -> None:
-        if node.graphs() or not all(_sized(v) for v in (*node.inputs, *node.outputs)):
+        if node.graphs() or node.op in RANDOM or _trains(node):
+            return
+        if not all(_sized(v) for v in (*node.inputs, *node.outputs)):
             return
         for value, partial in self._results(node).items():
-            if not partial.unknown.all():
+            if partial.values.shape == _shape(value) and not partial.unknown.all():
                 self.partial[value] = partial
 
     def _results(self, node: Node) -> dict[Value, Partial]:
@@ -79,7 +83,7 @@ class Known:
         if node.op in _BY_FIRST and data == [node.inputs[0]]:
             return self._evaluated(node, {node.outputs[0]: self._unknown(data[0])})
         whole = all(v in self.partial and not self.partial[v].unknown.any() for v in data)
-        return self._evaluated(node) if whole else {}
+        return self._evaluated(node) if whole and all(map(_static, node.reads())) else {}
 
     # -- how operations pass on what is known --
 
@@ -124,6 +128,8 @@ class Known:
     def _by_tap(self, node: Node) -> dict[Value, Partial]:
         """Known where all elements that are summed, averaged or compared are."""
         x, result = node.arg(0), node.outputs[0]
+        if _counts(node) and not _static(x):
+            return {}
         op, attrs = _BY_TAP[node.op], dict(node.attrs)
         if "kernel" in attrs:
             attrs["kernel_shape"] = attrs.pop("kernel")
@@ -164,6 +170,8 @@ class Known:
         op = _FLAGGED.get(node.op)
         if w is None or w.unknown.any() or op is None or node.attrs.get("up"):
             return {}
+        if not _static(node.arg(layer.weights)):
+            return {}
         counts = effective(node, layer, w.values, self)
         if counts is None:
             return {}
@@ -173,7 +181,13 @@ class Known:
         flags = Value("flags", TensorType("f32", counts.shape), const=counts.astype(np.float32))
         attrs = {k: v for k, v in node.attrs.items() if k not in ("alpha", "beta")}
         swap = layer.data > layer.weights and op == "onnx.MatMul"
-        unknown = self._flagged(op, attrs, x, node.outputs[0], [flags], swap)
+        if slides_alike(node, layer):
+            unknown = self._flagged(op, attrs, x, node.outputs[0], [flags], swap)
+        else:  # only kernels of zeros are known
+            shape = [1] * len(_shape(node.outputs[0]))
+            shape[layer.result_axis] = -1
+            live: Any = counts.any(axis=others).reshape(shape)
+            unknown = np.broadcast_to(live, _shape(node.outputs[0]))
         rest = [v for i, v in enumerate(node.inputs) if i not in (layer.data, layer.weights)]
         loose: set[Value | None] = {v for v in rest if v is not None and self._unknown(v).any()}
         if layer.shift is not None:
@@ -218,13 +232,24 @@ def effective(node: Node, layer: Layer, weights: Any, known: Known) -> Any:
     return weights != vector
 
 
+def slides_alike(node: Node, layer: Layer) -> bool:
+    """Whether equal elements along symbolic axes give equal sums along them: a window that slides
+    over such an axis must not meet its ends."""
+    dims = node.arg(layer.data).tensor.shape or ()
+    if not layer.spatial or all(isinstance(d, int) for d in dims[2:]):
+        return True
+    taps = node.arg(layer.weights).tensor.shape or ()
+    pads = node.ints_attr("pads")
+    return node.op != "onnx.ConvTranspose" and set(taps[2:]) == {1} and not any(pads)
+
+
 def evaluate(graph: Graph, node: Node, arrays: Mapping[Value, Any]) -> dict[Value, Any]:
     """The results of one operation on arrays. Raises CompileError where it refuses them."""
     given: dict[Value, Value] = {}
     consts: list[Value] = []
     for value, array in arrays.items():
         type_ = TensorType(value.elem, array.shape)
-        if value.const is not None:
+        if array is value.const:
             given[value] = value
             consts.append(value)
             continue
@@ -238,14 +263,30 @@ def evaluate(graph: Graph, node: Node, arrays: Mapping[Value, Any]) -> dict[Valu
     if node.op.startswith("cim."):
         for made, value in zip(outs, node.outputs):
             made.type = value.type
-    feeds = {given[v].name: a for v, a in arrays.items() if v.const is None}
+    feeds = {given[v].name: a for v, a in arrays.items() if given[v].const is None}
     with np.errstate(all="ignore"):
         found = Evaluator(part)(feeds)
     return {v: found[o.name] for v, o in zip(node.outputs, outs)}
 
 
+def _trains(node: Node) -> bool:
+    """A Dropout that may drop elements, at random."""
+    mode = node.operand(2) if node.op == "onnx.Dropout" else None
+    return mode is not None and (mode.const is None or bool(mode.const))
+
+
 def _sized(value: Value | None) -> bool:
     return value is None or (isinstance(value.type, TensorType) and value.type.shape is not None)
+
+
+def _static(value: Value) -> bool:
+    return isinstance(value.type, TensorType) and value.type.static is not None
+
+
+def _counts(node: Node) -> bool:
+    """Whether the result hangs on how many equal elements there are."""
+    summed = node.op in ("onnx.ReduceSum", "cim.sum_pool")
+    return summed or (node.op == "onnx.AveragePool" and bool(node.attrs.get("count_include_pad")))
 
 
 def _shape(value: Value) -> tuple[int, ...]:

@@ -33,6 +33,8 @@ class Layer:
     def oriented(self, node: Node) -> Layer | None:
         """The layer of this operation, its transposed and exchanged operands resolved; None where
         it has no kernels of this form."""
+        if node.op == "onnx.ConvTranspose" and node.int_attr("group", 1) > 1:
+            return None
         if self.spatial:
             return self
         if node.op in ("onnx.Gemm", "ms.QGemm"):

@@ -18,16 +18,8 @@ from cimc.prune.dead import remove_dead_channels
 from cimc.prune.spaces import Spaces
 
 PLAIN = (
-    "conv",
-    "depthwise",
-    "norm",
-    "activation",
-    "pool",
-    "residual",
-    "concat",
-    "split",
-    "shuffle",
-)
+    "conv", "depthwise", "norm", "activation", "pool", "residual", "concat", "split", "shuffle",
+)  # fmt: skip
 
 
 def check_function(seed, integers):
@@ -118,12 +110,7 @@ def test_the_same_whatever_the_hash_seed():
     found = set()
     for seed in ("0", "1", "77"):
         call = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent)]
-        done = subprocess.run(
-            call,
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        env = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run(call, env=env, capture_output=True, text=True, check=True)
         found.add(done.stdout)
     assert len(found) == 1
