@@ -57,6 +57,7 @@ def remove_dead_channels(graph: Graph) -> Removed:
         rw = Rewriter(graph)
         for fold in folds:
             fold.apply(rw)
+        graph.remove_dead()
     return report
 
 
@@ -102,7 +103,9 @@ class _Uses:
     def _steady(self, layer: Kernels) -> Any:
         """Which columns meet elements that are all known, [groups, C]."""
         x = self.partial.of(layer.node.arg(layer.layer.data))
-        if x is None:
+        zero = None if layer.layer.shift is None else layer.node.operand(layer.layer.shift)
+        shift = self.partial.of(zero)
+        if x is None or (zero is not None and (shift is None or shift.values.size > 1)):
             return np.zeros(layer.columns.shape, np.bool_)
         axis = layer.layer.data_axis % x.unknown.ndim
         others = tuple(i for i in range(x.unknown.ndim) if i != axis)
@@ -205,6 +208,13 @@ class _Uses:
             if node.op == "onnx.QLinearConv" and _vector(layer, added) is not None:
                 return ""
             return f"what they add to '{name}' is not the same everywhere, or has no place there"
+        if layer.layer.shift is not None:
+            bias = None if layer.layer.bias is None else node.operand(layer.layer.bias)
+            if bias is not None and bias.const is None:
+                return f"the bias of '{name}', which they add to, is not constant"
+            total = _integer_bias(layer, added)
+            if total.min() < -(2**31) or total.max() >= 2**31:
+                return f"what they add to '{name}' needs more than 32 bits with its bias"
         if not np.isfinite(added).all():
             return f"what they add to '{name}' is not finite"
         if node.op == "cim.matmul" and _vector(layer, added) is None:
@@ -249,27 +259,40 @@ def _vector(layer: Kernels, added: Any) -> Any:
     return rows[:, 0] if bool((rows == rows[:, :1]).all()) else None
 
 
+def _integer_bias(layer: Kernels, added: Any) -> Any:
+    """An integer layer's bias with what is added, int64: one number a kernel, or a map."""
+    vector = _vector(layer, added)
+    total = (added if vector is None else vector).astype(np.int64)
+    bias = layer.node.operand(layer.layer.bias or 0)
+    if layer.layer.bias is None or bias is None or bias.const is None:
+        return total
+    parts = [total, bias.const.astype(np.int64)]
+    rank = max(p.ndim for p in parts)
+    # a number for each kernel beside a map lies on its axis 1
+    return sum(p.reshape(-1, *(1,) * (rank - 2)) if p.ndim < rank else p for p in parts)
+
+
 def _into_integers(rw: Rewriter, layer: Kernels, added: Any) -> None:
     """An integer layer's bias: one number a kernel, or of a cim.conv a map of positions."""
-    node, slot = layer.node, layer.layer.bias
+    slot = layer.layer.bias
     assert slot is not None
-    vector = _vector(layer, added)
+    total = _integer_bias(layer, added).astype(np.int32)
+    _set_bias(rw, layer.node, slot, np.ascontiguousarray(total), "i32")
+
+
+def _set_bias(rw: Rewriter, node: Node, slot: int, array: Any, elem: str) -> None:
+    """A new bias, which takes the name of the old one."""
     bias = node.operand(slot)
-    total = (added if vector is None else vector).astype(np.int64)
-    if bias is not None and bias.const is not None:
-        parts = [total, bias.const.astype(np.int64)]
-        rank = max(p.ndim for p in parts)
-        # a number for each kernel beside a map lies on its axis 1
-        total = sum(p.reshape(-1, *(1,) * (rank - 2)) if p.ndim < rank else p for p in parts)
-    name = bias.name if bias is not None else f"{node.outputs[0].name}.b"
+    made = rw.const(bias.name if bias else f"{node.outputs[0].name}.b", array, elem)
+    if bias is not None:
+        made.name, bias.name = bias.name, made.name
     node.inputs += [None] * (slot + 1 - len(node.inputs))
-    node.inputs[slot] = rw.const(name, np.ascontiguousarray(total.astype(np.int32)), "i32")
+    node.inputs[slot] = made
 
 
 def _into_floats(rw: Rewriter, layer: Kernels, added: Any, exact: bool) -> None:
     """A float layer's bias, or sums behind it: where its own sums are exact, in their order."""
-    node, name = layer.node, layer.node.outputs[0].name
-    slot = layer.layer.bias
+    node, slot = layer.node, layer.layer.bias
     bias = None if slot is None else node.operand(slot)
     known = bias is None or bias.const is not None
     scaled = node.op == "onnx.Gemm" and node.float_attr("beta", 1.0) != 1.0
@@ -279,8 +302,7 @@ def _into_floats(rw: Rewriter, layer: Kernels, added: Any, exact: bool) -> None:
         total = vector.astype(np.float64) + old
         rounded = total.astype(np.float32)
         if not exact or bool(np.all(rounded == total)):
-            node.inputs += [None] * (slot + 1 - len(node.inputs))
-            node.inputs[slot] = rw.const(bias.name if bias else f"{name}.b", rounded, "f32")
+            _set_bias(rw, node, slot, rounded, "f32")
             return
     behind = [np.ascontiguousarray(added if vector is None else _lying(layer, vector, added))]
     if exact and bias is not None and bias.const is not None and not scaled and slot is not None:
