@@ -55,10 +55,11 @@ def _zero(layer: Kernels, known: Known) -> Any:
 
 
 def alphas(rows: Any) -> Any:
-    """The α of kernels whose weights are all ±α, [N]; None if some kernel's are not."""
+    """The α of kernels whose weights are all ±α, [N], 0 for kernels of zeros; None if some kernel's
+    are not."""
     size = np.abs(rows)
     largest = size.max(axis=1, initial=0, keepdims=True)
-    return largest[:, 0] if bool(np.all((size == largest) | (size == 0))) else None
+    return largest[:, 0] if bool(np.all(size == largest)) else None
 
 
 def within_groups(layer: Kernels, rows: Any, criterion: Callable[[Any], Decision]) -> Decision:
