@@ -91,6 +91,7 @@ class _Uses:
             steady = ~counts | self._steady(layer)
             np.logical_and.at(self.known, layer.columns.ravel(), steady.ravel())
         self._ranges()
+        self._found: dict[tuple[int, bytes], Any] = {}
 
     def _counts(self, layer: Kernels) -> Any:
         """Which columns have a weight that counts, [groups, C]; all where that is not known."""
@@ -148,7 +149,13 @@ class _Uses:
             values = values.astype(np.int64) - (
                 0 if zero is None else int(zero.values.reshape(-1)[0])
             )
-        return self._sum(layer, np.where(meant.reshape(shape), values, values.dtype.type(0)))
+        values = np.where(meant.reshape(shape), values, values.dtype.type(0))
+        if not values.any():
+            return None
+        key = at, meant.tobytes()
+        if key not in self._found:
+            self._found[key] = self._sum(layer, values)
+        return self._found[key]
 
     def _sum(self, layer: Kernels, values: Any) -> Any:
         """The layer without its bias and requantisation, on given data less its zero point."""

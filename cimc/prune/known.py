@@ -232,6 +232,9 @@ def effective(node: Node, layer: Layer, weights: Any, known: Known) -> Any:
     return weights != vector
 
 
+_LARGE = 4096  # float constants of more elements are not worth writing into a model
+
+
 def slides_alike(node: Node, layer: Layer) -> bool:
     """Whether equal elements along symbolic axes give equal sums along them: a window that slides
     over such an axis must not meet its ends."""
@@ -249,7 +252,7 @@ def evaluate(graph: Graph, node: Node, arrays: Mapping[Value, Any]) -> dict[Valu
     consts: list[Value] = []
     for value, array in arrays.items():
         type_ = TensorType(value.elem, array.shape)
-        if array is value.const:
+        if array is value.const and not (value.elem == "f32" and array.size > _LARGE):
             given[value] = value
             consts.append(value)
             continue
