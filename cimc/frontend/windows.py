@@ -9,7 +9,7 @@ import numpy as np
 
 from cimc.ir.graph import Node, Value
 from cimc.ir.rules import window
-from cimc.ir.types import Array
+from cimc.ir.types import Array, Dim
 
 
 def window_attrs(node: Node, kernel: Sequence[int]) -> dict[str, Any] | None:
@@ -178,8 +178,8 @@ Cut = tuple[int, int, int]  # axis, first element, one past the last
 
 def slices(node: Node) -> list[list[Cut]] | None:
     """What each result of an ONNX Slice or Split takes of its operand; None where that isn't
-    known, is empty, or takes other steps than one."""
-    dims = node.arg(0).tensor.static
+    known, is empty, or takes other steps than one. Axes that are not cut may be symbolic."""
+    dims = node.arg(0).tensor.shape
     if dims is None:
         return None
     if node.op == "onnx.Split":
@@ -199,24 +199,29 @@ def slices(node: Node) -> list[list[Cut]] | None:
         steps = known[3] or (1,) * len(starts)
     cuts: list[Cut] = []
     for start, end, axis, step in zip(starts, ends, axes, steps):
-        axis %= len(dims)
-        first, last, _ = slice(start, end).indices(dims[axis])
+        size = dims[axis]
+        if not isinstance(size, int):
+            return None
+        first, last, _ = slice(start, end).indices(size)
         if step != 1 or first >= last:
             return None
-        if (first, last) != (0, dims[axis]):
-            cuts.append((axis, first, last))
+        if (first, last) != (0, size):
+            cuts.append((axis % len(dims), first, last))
     return [cuts]
 
 
-def _split(node: Node, dims: tuple[int, ...]) -> list[list[Cut]] | None:
+def _split(node: Node, dims: Sequence[Dim]) -> list[list[Cut]] | None:
     axis, count = node.int_attr("axis", 0) % len(dims), len(node.outputs)
+    whole = dims[axis]
+    if not isinstance(whole, int):
+        return None
     sizes = node.ints_attr("split") or _numbers(node.operand(1))
     if node.operand(1) is not None and sizes is None:
         return None
     if not sizes:
-        size = -(-dims[axis] // count)
-        sizes = (*(size,) * (count - 1), dims[axis] - size * (count - 1))
-    if len(sizes) != count or sum(sizes) != dims[axis] or min(sizes) < 1:
+        size = -(-whole // count)
+        sizes = (*(size,) * (count - 1), whole - size * (count - 1))
+    if len(sizes) != count or sum(sizes) != whole or min(sizes) < 1:
         return None
     ends = [sum(sizes[: i + 1]) for i in range(count)]
     return [[(axis, end - size, end)] for size, end in zip(sizes, ends)]

@@ -208,15 +208,12 @@ class _Uses:
         if added is None or not added.any():
             return ""
         name = layer_name(node)
-        if node.op.startswith("onnx.QLinear") or node.op in (
-            "onnx.ConvInteger",
-            "onnx.MatMulInteger",
-        ):
-            if node.op == "onnx.QLinearConv" and _vector(layer, added) is not None:
-                return ""
-            return f"what they add to '{name}' is not the same everywhere, or has no place there"
         if layer.layer.shift is not None:
-            bias = None if layer.layer.bias is None else node.operand(layer.layer.bias)
+            if layer.layer.bias is None:
+                return f"what they add to '{name}' has no place there: it has no bias"
+            if node.op != "cim.conv" and _vector(layer, added) is None:
+                return f"what they add to '{name}' differs by position"
+            bias = node.operand(layer.layer.bias)
             if bias is not None and bias.const is None:
                 return f"the bias of '{name}', which they add to, is not constant"
             total = _integer_bias(layer, added)
@@ -224,8 +221,6 @@ class _Uses:
                 return f"what they add to '{name}' needs more than 32 bits with its bias"
         if not np.isfinite(added).all():
             return f"what they add to '{name}' is not finite"
-        if node.op == "cim.matmul" and _vector(layer, added) is None:
-            return f"what they add to '{name}' differs by position"
         dims = node.outputs[0].tensor.shape or ()
         if _vector(layer, added) is None and any(isinstance(d, str) for d in dims[1:]):
             return f"what they add to '{name}' differs by position, and its size is not known"

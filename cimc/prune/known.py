@@ -66,7 +66,7 @@ class Known:
 
     def _results(self, node: Node) -> dict[Value, Partial]:
         row = LAYERS.get(node.op)
-        layer = None if row is None else row.oriented(node)
+        layer = None if row is None else row.oriented(node, self._whole)
         if layer is not None:
             return self._layer(node, layer)
         data = [v for v in node.inputs if v is not None and v.const is None]
@@ -82,8 +82,8 @@ class Known:
             return self._moved(node)
         if node.op in _BY_FIRST and data == [node.inputs[0]]:
             return self._evaluated(node, {node.outputs[0]: self._unknown(data[0])})
-        whole = all(v in self.partial and not self.partial[v].unknown.any() for v in data)
-        return self._evaluated(node) if whole and all(map(_static, node.reads())) else {}
+        whole = all(map(self._whole, data)) and all(map(_static, node.reads()))
+        return self._evaluated(node) if whole else {}
 
     # -- how operations pass on what is known --
 
@@ -103,6 +103,10 @@ class Known:
         if partial is not None:
             return partial.values
         return np.zeros(_shape(value), container(value.elem))
+
+    def _whole(self, value: Value) -> bool:
+        partial = self.of(value)
+        return partial is not None and not partial.unknown.any()
 
     def _unknown(self, value: Value) -> Any:
         partial = self.of(value)
@@ -252,7 +256,8 @@ def evaluate(graph: Graph, node: Node, arrays: Mapping[Value, Any]) -> dict[Valu
     consts: list[Value] = []
     for value, array in arrays.items():
         type_ = TensorType(value.elem, array.shape)
-        if array is value.const and not (value.elem == "f32" and array.size > _LARGE):
+        large = value.elem == "f32" and array.size > _LARGE
+        if value.const is not None and array is value.const and not large:
             given[value] = value
             consts.append(value)
             continue

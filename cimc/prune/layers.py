@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from cimc.ir.graph import Node
+from cimc.ir.graph import Node, Value
 from cimc.ir.types import TensorType
 
 
@@ -30,9 +31,10 @@ class Layer:
     shift: int | None = None
     spatial: bool = False
 
-    def oriented(self, node: Node) -> Layer | None:
+    def oriented(self, node: Node, constant: Callable[[Value], bool]) -> Layer | None:
         """The layer of this operation, its transposed and exchanged operands resolved; None where
-        it has no kernels of this form."""
+        it has no kernels of this form. constant: whether a value follows from constants, and so
+        may hold kernels on the left side of a product."""
         if node.op == "onnx.ConvTranspose" and node.int_attr("group", 1) > 1:
             return None
         if self.spatial:
@@ -46,7 +48,7 @@ class Layer:
             return None
         if _rank(left) is None or _rank(right) is None:
             return None
-        if left.const is not None:  # kernels are the rows of the left side
+        if constant(left):  # kernels are the rows of the left side
             found = Layer(self.weights, self.data, -2, -1, -2, -2, zero=self.shift, shift=self.zero)
             return found if min(_rank(left) or 0, _rank(right) or 0) >= 2 else None
         return self if (_rank(right) or 0) >= 2 and (_rank(left) or 0) >= 1 else None

@@ -79,7 +79,7 @@ class Spaces:
 
     def _kernels(self, node: Node) -> Kernels | None:
         layer = LAYERS.get(node.op)
-        found = None if layer is None else layer.oriented(node)
+        found = None if layer is None else layer.oriented(node, self._ties.constant)
         if found is None:
             return None
         w = node.operand(found.weights)
@@ -89,7 +89,10 @@ class Spaces:
         if w.tensor.static is None or out.shape is None or not self._ties.constant(w):
             return None
         kernels = self.operand(node, found.weights)[found.out_axis]
-        inputs = self.operand(node, found.data)[found.data_axis]
+        data = self.operand(node, found.data)
+        if not data:
+            return None  # of unknown rank
+        inputs = data[found.data_axis]
         groups = node.int_attr("group", 1) if found.spatial else 1
         return Kernels(node, found, w, kernels, inputs.reshape(groups, -1))
 

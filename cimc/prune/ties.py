@@ -118,7 +118,8 @@ def _gemm(t: Ties, node: Node) -> None:
     rows, inner = a[::-1] if node.int_attr("transA", 0) else a
     inputs, outputs = b[::-1] if node.int_attr("transB", 0) else b
     t.tie(inner, inputs)
-    _both(t, node, row.data, row.weights, inner)
+    if not t.constant(node.arg(row.weights)):
+        t.lock_atoms(inner, f"'{layer_name(node)}' multiplies two results along them")
     t.tie(rows, y[0])
     t.tie(outputs, y[1])
     if row.bias is not None and node.operand(row.bias) is not None:
