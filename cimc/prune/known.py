@@ -7,7 +7,7 @@ position by position at padded borders. Everything is computed by the operations
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +66,7 @@ class Known:
 
     def _results(self, node: Node) -> dict[Value, Partial]:
         row = LAYERS.get(node.op)
-        layer = None if row is None else row.oriented(node, self._whole)
+        layer = None if row is None else row.oriented(node, self._only_left(node, row))
         if layer is not None:
             return self._layer(node, layer)
         data = [v for v in node.inputs if v is not None and v.const is None]
@@ -103,6 +103,12 @@ class Known:
         if partial is not None:
             return partial.values
         return np.zeros(_shape(value), container(value.elem))
+
+    def _only_left(self, node: Node, row: Layer) -> Callable[[Value], bool]:
+        """Whether a left side is known as a whole where the right side isn't, which else holds the
+        kernels."""
+        right = node.operand(row.weights)
+        return lambda left: self._whole(left) and (right is None or not self._whole(right))
 
     def _whole(self, value: Value) -> bool:
         partial = self.of(value)
