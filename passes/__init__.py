@@ -73,6 +73,11 @@ PIPELINES = {
         "cleanup,quantize,read-qdq,recognise-quantization,fold-threshold,fold-lut,cleanup",
         "static quantisation by calibration data, then as exact",
     ),
+    "pruned": (
+        "cleanup,prune-similar{criterion=budget},read-qdq,quantize-dynamic,recognise-any-alpha,"
+        "fold-threshold,fold-lut,cleanup",
+        "channels removed by calibration data, with labels or remove_macs; the rest as auto",
+    ),
     "binary": (
         "cleanup,binarize,read-qdq,quantize-dynamic,recognise-any-alpha,fold-threshold,fold-lut,"
         "cleanup",

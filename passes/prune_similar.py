@@ -37,6 +37,7 @@ from cimc.similarity import criteria
 CRITERIA = ("published", "published-binary", "published-float", "budget")
 _PUBLISHED = {"published-binary": (criteria.BINARY_B, criteria.BINARY_C),
               "published-float": (criteria.FLOAT_B, criteria.FLOAT_C)}  # fmt: skip
+_DROP = "0.005"  # the budget without any given
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,10 @@ class PruneSimilar(Pass):
        changes of sign, with a gain and an offset in the normalisation or threshold behind
     Options: layers and skip, names or patterns with `*`, joined by `+` or `|`; without, all
     convolutions but depthwise ones, which follow their inputs. b and c, as 0.15 or 15/100; without,
-    the published 0.146 and 0.15, for floats 1 and 0.1. remove_macs or max_drop, samples at most,
-    data (the record of the calibration data) for rule 5. A kernel stays, and the pass says why,
-    where its channel is locked, where other layers add to it and keep theirs, or where it is the
-    last.
+    the published 0.146 and 0.15, for floats 1 and 0.1. remove_macs or max_drop (0.005 without
+    either), samples at most, data (the record of the calibration data) for rule 5. A kernel stays,
+    and the pass says why, where its channel is locked, where other layers add to it and keep
+    theirs, or where it is the last.
     """
 
     name = "prune-similar"
@@ -156,10 +157,10 @@ class PruneSimilar(Pass):
         if self.samples < 1:
             raise ValueError("samples must be at least 1")
         own = self.criterion == "budget"
-        if own and bool(self.remove_macs) == bool(self.max_drop):
+        if own and self.remove_macs and self.max_drop:
             raise ValueError(
                 "criterion=budget takes remove_macs, the share of the operations to remove, or "
-                "max_drop, the share of the samples that may be lost; one of them"
+                "max_drop, the share of the samples that may be lost; not both"
             )
         used = [n for n in ("remove_macs", "max_drop") if getattr(self, n)]
         if own:
@@ -205,15 +206,14 @@ class PruneSimilar(Pass):
         """Rule 5."""
         data = data_for(ctx, self.data, self.name, "criterion=budget")
         samples, labels = data.labelled(graph, self.samples)
-        if self.max_drop and labels is None:
+        budget = Budget(max_drop=float(Fraction(self.max_drop or _DROP)))
+        if self.remove_macs:
+            budget = Budget(remove_macs=float(Fraction(self.remove_macs)))
+        elif labels is None:
             raise CompileError(
                 "max_drop is measured on labels, and there are none", data.name,
                 help="add an array `labels` with the class of each sample, or give remove_macs",
             )  # fmt: skip
-        budget = Budget(
-            float(Fraction(self.remove_macs)) if self.remove_macs else None,
-            float(Fraction(self.max_drop)) if self.max_drop else None,
-        )
         allowed = self._allowed(graph) if self.layers or self.skip else None
         report = prune_to_budget(graph, samples, budget, labels, allowed, ctx.progress)
         self._budget_notes(report, ctx)

@@ -20,8 +20,7 @@ DIGITS = ROOT / "examples/digits"
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "remove_macs"),
-        ({"remove_macs": "0.1", "max_drop": "0.1"}, "one of them"),
+        ({"remove_macs": "0.1", "max_drop": "0.1"}, "not both"),
         ({"remove_macs": "1.5"}, "remove_macs must be at least 0, at most 1"),
         ({"max_drop": "-1"}, "max_drop must be at least 0, at most 1"),
         ({"remove_macs": "0.1", "c": "0.1"}, "c is no option of criterion=budget"),
