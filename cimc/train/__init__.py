@@ -18,20 +18,35 @@ from typing import TYPE_CHECKING, Any
 from cimc.errors import CompileError
 
 if TYPE_CHECKING:
+    from cimc.train.choose import Nearest as Nearest
+    from cimc.train.choose import Published as Published
     from cimc.train.conversion import convert as convert
     from cimc.train.export import export_onnx as export_onnx
     from cimc.train.export import save_onnx as save_onnx
+    from cimc.train.layers import after_step as after_step
     from cimc.train.pruner import Schedule as Schedule
     from cimc.train.pruner import SimilarityPruner as SimilarityPruner
 
 _PLACES = {
+    "Nearest": "choose",
+    "Published": "choose",
+    "after_step": "layers",
     "convert": "conversion",
     "export_onnx": "export",
     "save_onnx": "export",
     "Schedule": "pruner",
     "SimilarityPruner": "pruner",
 }
-__all__ = ["Schedule", "SimilarityPruner", "convert", "export_onnx", "save_onnx"]
+__all__ = [
+    "Nearest",
+    "Published",
+    "Schedule",
+    "SimilarityPruner",
+    "after_step",
+    "convert",
+    "export_onnx",
+    "save_onnx",
+]
 
 
 def __getattr__(name: str) -> Any:

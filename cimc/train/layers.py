@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
@@ -183,8 +184,9 @@ class QuantLinear(_Quant, LevelLinear):
         self.__init_bits__(bits)
 
 
+@torch.no_grad()
 def after_step(model: nn.Module) -> None:
-    """What layers do after each step of an optimiser; call it without gradients."""
+    """What layers do after each step of an optimiser."""
     for module in model.modules():
         if isinstance(module, Levels):
             module.after_step()

@@ -10,7 +10,8 @@ from typing import Any
 
 def write_log(path: Path, entries: list[dict[str, Any]]) -> None:
     """entries: epoch, loss, accuracy (held-out samples), seconds; of a pruner, macs_removed (share
-    of the dense convolutions' MACs) and kernels (live ones by layer)."""
+    of the dense convolutions' MACs), zero_weights (share of their weights, input channels not
+    counted) and kernels (live ones by layer)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps({"epochs": entries}, indent=1) + "\n")

@@ -146,6 +146,7 @@ class _Run:
         if self.pruner is not None:
             entry |= {
                 "macs_removed": round(self.pruner.macs().removed, 6),
+                "zero_weights": round(self.pruner.zero_weights(), 6),
                 "kernels": self.pruner.kernels(),
             }
         if notes:
@@ -173,11 +174,10 @@ class _Run:
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
-            with torch.no_grad():
-                layers.after_step(self.model)
+            layers.after_step(self.model)
             total += value
-            if self.pruner is not None:
-                self.pruner.step()
+            if self.pruner is not None and self.pruner.step() and s.shrink:
+                self.pruner.shrink()
             self._show(number, step)
         return total / self.steps
 

@@ -100,6 +100,7 @@ class SimilarityPruner:
         self.live: Bools = np.ones(self.channels.count, np.bool_)
         self.dense = self._macs()
         self._first = {one.name: len(one.out) for one in self.channels.layers}
+        self._kernel = {one.name: one.module.weight[0].numel() for one in self.channels.layers}
         self._numbers = np.arange(self.channels.count)  # the dense network's, of those left
         self._masks = Masks()
         self._optimizer: torch.optim.Optimizer | None = None
@@ -180,6 +181,17 @@ class SimilarityPruner:
         """Live kernels of the convolutions, by name."""
         convolutions = [one for one in self.channels.layers if one.convolution]
         return {one.name: int(self.live[one.out].sum()) for one in convolutions}
+
+    def zero_weights(self) -> float:
+        """Share of the dense convolutions' weights in kernels that went, as the published scripts
+        log it: no input channels, no spatial size."""
+        whole = left = 0
+        for one in self.channels.layers:
+            if one.convolution:
+                kernel = self._kernel[one.name]
+                whole += self._first[one.name] * kernel
+                left += int(self.live[one.out].sum()) * kernel
+        return 1 - left / whole if whole else 0.0
 
     def _macs(self) -> int:
         return sum(one.macs(self.live) for one in self.channels.layers if one.convolution)

@@ -70,6 +70,7 @@ def run(
     figures |= measure(model, dense, data, out, preset.pipeline, {"seed": str(seed)})
     if pruner is not None:
         figures["macs_removed_by_masks"] = pruner.macs().removed
+        figures["zero_weights"] = pruner.zero_weights()
     (out / RESULT).write_text(json.dumps(figures, indent=1) + "\n")
     say(summary(figures))
     return figures

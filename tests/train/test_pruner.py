@@ -159,6 +159,8 @@ def test_the_literal_mode_overwrites_only() -> None:
     assert np.array_equal(net.conv1.weight.detach().numpy(), expected)
     assert (net.conv1.levels()[torch.from_numpy(gone)] == -1).all()  # what they compute
     assert net.conv1.mask is None
+    zeros = (net.conv1.weight == 0).sum() / (net.conv1.weight.numel() + net.conv2.weight.numel())
+    assert pruner.zero_weights() == pytest.approx(zeros.item())
     pruner.shrink()
     assert len(net.conv1.weight) == 8
 
