@@ -21,16 +21,18 @@ al., arXiv 1605.04711, equation 6."""
 
 class _Sign(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, zero: int, window: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, zero: int, window: float, falling: bool) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.window = window
+        ctx.window, ctx.falling = window, falling
         high = x > 0 if zero < 0 else x >= 0
         return high.to(x.dtype).mul_(2).sub_(1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         (x,) = ctx.saved_tensors
-        return grads[0] * (x.abs() <= ctx.window), None, None
+        if ctx.falling:
+            return grads[0] * (2 - x.abs() * (2 / ctx.window)).clamp_(min=0), None, None, None
+        return grads[0] * (x.abs() <= ctx.window), None, None, None
 
 
 class _Ternary(torch.autograd.Function):
@@ -63,13 +65,15 @@ def _apply(function: Any, *args: Any) -> Tensor:
     return found
 
 
-def sign(x: Tensor, zero: int = -1, window: float = WINDOW) -> Tensor:
+def sign(x: Tensor, zero: int = -1, window: float = WINDOW, falling: bool = False) -> Tensor:
     """-1 or +1 for each element; 0 becomes `zero`, which is -1 or +1. The gradient passes where
-    |x| <= window."""
+    |x| <= window; falling: times 2 - 2·|x| / window there, which is nearer to the sign's own
+    (Bi-Real Net, Liu et al., arXiv 1808.00278)."""
     if has_torch_function_unary(x):  # so that tracing sees one operation
-        found: Tensor = handle_torch_function(sign, (x,), x, zero=zero, window=window)
+        options: dict[str, Any] = {"zero": zero, "window": window, "falling": falling}
+        found: Tensor = handle_torch_function(sign, (x,), x, **options)
         return found
-    return _apply(_Sign, x, zero, window)
+    return _apply(_Sign, x, zero, window, falling)
 
 
 def ternary(x: Tensor, threshold: Tensor, window: float = WINDOW) -> Tensor:
@@ -90,12 +94,12 @@ def rounded_up(x: Tensor) -> Tensor:
 class Sign(nn.Module):
     """`sign` as a module."""
 
-    def __init__(self, zero: int = -1, window: float = WINDOW) -> None:
+    def __init__(self, zero: int = -1, window: float = WINDOW, falling: bool = False) -> None:
         super().__init__()
-        self.zero, self.window = zero, window
+        self.zero, self.window, self.falling = zero, window, falling
 
     def forward(self, x: Tensor) -> Tensor:
-        return sign(x, self.zero, self.window)
+        return sign(x, self.zero, self.window, self.falling)
 
 
 class QuantAct(nn.Module):

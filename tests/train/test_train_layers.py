@@ -22,6 +22,14 @@ def test_sign(zero: int, at_zero: float) -> None:
     assert x.grad.tolist() == [0, 2, 3, 4, 5, 0]  # nothing beyond the window
 
 
+def test_a_gradient_that_falls() -> None:
+    x = torch.tensor([-3.0, -1.5, 0.0, 0.5, 2.0], requires_grad=True)
+    y = quantisers.sign(x, window=2.0, falling=True)
+    assert y.tolist() == [-1, -1, -1, 1, 1]
+    y.sum().backward()
+    assert x.grad.tolist() == [0, 0.5, 2, 1.5, 0]
+
+
 def test_ternary() -> None:
     x = torch.tensor([-1.5, -0.5, -0.2, 0.0, 0.2, 0.5], requires_grad=True)
     y = quantisers.ternary(x, torch.tensor(0.2))
