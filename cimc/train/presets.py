@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 
 from cimc.errors import CompileError
-from cimc.train import mnist, random_network, spoken_digits
+from cimc.train import fashion, mnist, random_network, spoken_digits
 from cimc.train.preset import Preset
 
 PRESETS: tuple[Preset, ...] = (
     *mnist.PRESETS,
+    *fashion.PRESETS,
     *random_network.PRESETS,
     *spoken_digits.PRESETS,
 )
