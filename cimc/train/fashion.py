@@ -32,7 +32,7 @@ def _preset(share: float) -> Preset:
         f"binary convolutions, {share:.0%} of their MACs removed while training",
         ThreeConvolutions,
         read,
-        Settings(epochs=20, batch=128, lr=3e-3, shift=1, held_out=600),
+        Settings(epochs=15, batch=128, lr=3e-3, shift=1, held_out=600),
         _removed(share) if share else None,
         augment=mirrored,
     )
