@@ -182,6 +182,20 @@ def _below_pool(rw: Rewriter, sign: Node) -> _Chain | None:
     return None
 
 
+def _any_width(rw: Rewriter, value: Value) -> bool:
+    """Whether only layers without a zero point use a value, pools and layout between: they take
+    unsigned integers of any width."""
+    if value in rw.graph.outputs:
+        return False
+    for node in rw.users(value):
+        if node.op in ("cim.conv", "cim.matmul"):
+            if node.arg(0) is not value or node.operand(2) is not None:
+                return False
+        elif node.op not in ("cim.max_pool", *_LAYOUT) or not _any_width(rw, node.output):
+            return False
+    return True
+
+
 @dataclass(frozen=True)
 class FoldThreshold(Pass):
     """Rules (q an integer, f, g float maps of each element, d = cim.dequant):
@@ -198,6 +212,8 @@ class FoldThreshold(Pass):
     8. rules 1 to 5 for `QuantizeLinear` and `cim.quantize` of at most 8 bits in the place of the
        sign, q wider than 8 bits or channels that differ: one threshold for each level
     9. the same for `QLinearAdd` and `QLinearMul` with a constant that differs by channel
+    10. levels of rule 8 that are never reached, as behind a Clip, need no bit planes where only
+       layers without a zero point read the result: u8 ⇒ u4
     """
 
     name = "fold-threshold"
@@ -222,11 +238,13 @@ class FoldThreshold(Pass):
             if axis is None:
                 continue
             channels = (chain.source.tensor.shape or ())[axis] if axis >= 0 else 1
+            reach = bounds(chain.source, rw.made)
             steps = find_steps(
-                chain.nodes[::-1], chain.source, bounds(chain.source, rw.made), axis, channels,
-                graph.opsets,
-            )  # fmt: skip
+                chain.nodes[::-1], chain.source, reach, axis, channels, graph.opsets
+            )
             if steps is not None:
+                if _any_width(rw, sign.output):
+                    steps = steps.narrowed(reach.high)
                 _emit(rw, chain, axis, steps)
         if rw.changed:
             graph.remove_dead()

@@ -16,7 +16,7 @@ from cimc.driver.bounds import Bounds
 from cimc.driver.elementwise import data_input, rising
 from cimc.frontend.evaluate import Evaluator
 from cimc.ir.graph import Graph, Node, Value
-from cimc.ir.types import Array, TensorType, container, int_range
+from cimc.ir.types import Array, TensorType, container, int_range, narrowest, planes
 
 _ALL, _CHUNK = 1 << 26, 1 << 22  # candidates tried in all, and at a time
 _LOWEST, _HIGHEST = int_range("i32")
@@ -47,6 +47,15 @@ class Steps:
         if bool(((self.thresholds > -1) & (self.thresholds <= 0)).all()):
             return 1
         return -1 if bool(((self.thresholds > 0) & (self.thresholds <= 1)).all()) else 0
+
+    def narrowed(self, highest: int) -> Steps:
+        """The same levels in the fewest bits, of unsigned ones without flips; highest: the
+        largest integer that the map is given, above which thresholds are never reached."""
+        used = int((self.thresholds <= highest).any(axis=0).sum())
+        to = narrowest(0, used)
+        if self.to[0] != "u" or self.flipped or planes(to) >= planes(self.to):
+            return self
+        return Steps(self.thresholds[:, : int_range(to)[1]], self.flips, to)
 
     def tables(self, channels: int) -> tuple[Array, Array | None]:
         """Thresholds i32 [C] or [C, T], many of them i16 where that will do, and flips i8 [C]
