@@ -3,37 +3,40 @@ convolutions' multiply-accumulates that is removed."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
+from cimc.train import mnist
 from cimc.train.augment import mirrored
 from cimc.train.choose import Nearest
-from cimc.train.mnist import ThreeConvolutions, read
 from cimc.train.preset import MakePruner, Preset
-from cimc.train.pruner import Schedule, SimilarityPruner
+from cimc.train.pruner import SimilarityPruner
 from cimc.train.settings import Settings
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 0.9)
+(_OURS,) = [preset for preset in mnist.PRESETS if preset.name == "ours"]
 
 
 def _removed(share: float) -> MakePruner:
     def make(model: nn.Module, example: Tensor, settings: Settings) -> SimilarityPruner:
-        start = max(1, settings.epochs // 10)
-        schedule = Schedule(start, max(start, settings.epochs // 3))
-        criterion = Nearest(remove=share, limits=(("conv1", 0.75),))
-        return SimilarityPruner(model, criterion, schedule, example=example)
+        assert _OURS.pruner is not None
+        pruner = _OURS.pruner(model, example, settings)
+        assert isinstance(pruner.criterion, Nearest)
+        pruner.criterion = replace(pruner.criterion, remove=share)
+        return pruner
 
     return make
 
 
 def _preset(share: float) -> Preset:
-    return Preset(
-        "fashion",
-        f"removed-{100 * share:.0f}",
-        f"binary convolutions, {share:.0%} of their MACs removed while training",
-        ThreeConvolutions,
-        read,
-        Settings(epochs=15, batch=128, lr=3e-3, shift=1, held_out=600),
-        _removed(share) if share else None,
+    return replace(
+        _OURS,
+        task="fashion",
+        name=f"removed-{100 * share:.0f}",
+        summary=f"binary convolutions, {share:.0%} of their MACs removed while training",
+        settings=replace(_OURS.settings, epochs=25, held_out=600),
+        pruner=_removed(share) if share else None,
         augment=mirrored,
     )
 
