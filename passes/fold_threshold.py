@@ -239,9 +239,7 @@ class FoldThreshold(Pass):
                 continue
             channels = (chain.source.tensor.shape or ())[axis] if axis >= 0 else 1
             reach = bounds(chain.source, rw.made)
-            steps = find_steps(
-                chain.nodes[::-1], chain.source, reach, axis, channels, graph.opsets
-            )
+            steps = find_steps(chain.nodes[::-1], chain.source, reach, axis, channels, graph.opsets)
             if steps is not None:
                 if _any_width(rw, sign.output):
                     steps = steps.narrowed(reach.high)
