@@ -2,6 +2,8 @@
 compile, check, eval. Data of the real shapes, so that nothing beside the checkout is needed."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip insta
 
 from cimc.cli.main import cli  # noqa: E402
 from cimc.errors import CompileError  # noqa: E402
+from cimc.report.curves import read_curves  # noqa: E402
 from cimc.train.__main__ import command  # noqa: E402
 from cimc.train.spectrogram import RATE, spectrograms  # noqa: E402
 from cimc.train.spoken_digits import read  # noqa: E402
@@ -81,13 +84,29 @@ def test_supermask(clothes: Path, tmp_path: Path) -> None:
     assert _measured(tmp_path, clothes)["accuracy"] >= 0.8
 
 
-def test_fashion_curve(clothes: Path, tmp_path: Path) -> None:
-    """A point of it; all go the same way."""
-    out = tmp_path / "runs" / "fashion-removed-50-0"
-    _train("fashion", "--preset", "removed-50", "--data", clothes, "--out", out, "--epochs", 6)
-    figures = _measured(out, clothes)
-    assert figures["accuracy"] >= 0.8
+def test_point_of_the_curve(clothes: Path, tmp_path: Path) -> None:
+    run = ("fashion", "--preset", "removed-50", "--data", clothes, "--epochs", 25)
+    _train(*run, "--out", tmp_path)
+    figures = _measured(tmp_path, clothes)
+    assert figures["accuracy"] >= 0.6
     assert 0.5 <= figures["convolutions"]["removed"] < 0.6
+
+
+def test_row_of_seeds(clothes: Path, tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "examples" / "rows.py"
+    curve, best = tmp_path / "curve.json", tmp_path / "best.onnx"
+    arguments = ["fashion", "random", "--data", clothes, "--out", tmp_path, "--seeds", 2]
+    done = subprocess.run(
+        [sys.executable, script, *map(str, arguments), "--curve", curve, "--best", best],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    results = [json.loads((tmp_path / f"fashion-random-{s}" / "result.json").read_text())
+               for s in (0, 1)]  # fmt: skip
+    mean = (results[0]["accuracy"] + results[1]["accuracy"]) / 2
+    assert f"random: {100 * mean:.2f} ±" in done.stdout
+    (drawn,) = read_curves(curve)
+    assert drawn.points[0][1] == pytest.approx(mean)
+    assert best.read_bytes() == (tmp_path / "fashion-random-0" / "model.onnx").read_bytes()
 
 
 def test_random_network_without_training(clothes: Path, tmp_path: Path) -> None:
