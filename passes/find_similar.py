@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from fractions import Fraction
 
 from cimc.driver import Pass, PassContext
+from cimc.driver.patterns import matched
 from cimc.driver.tiles import refusal, search_refusal
-from cimc.errors import CompileError, raise_all
 from cimc.frontend.evaluate import output_names
 from cimc.frontend.macs import macs
 from cimc.ir import similar
@@ -29,25 +26,13 @@ def _chosen(graph: Graph, patterns: str) -> list[Node]:
     layers = [n for n in graph.nodes if macs(n) or n.op in LAYERS]
     if not patterns:
         return [n for n in layers if _is_conv(n)]
-    errors, found = [], dict[Node, None]()
-    for text in filter(None, re.split(r"[+|]", patterns)):
-        matched = [n for n in layers if fnmatchcase(layer_name(n), text)]
-        found.update(dict.fromkeys(matched))
-        if not matched:
-            errors.append(_no_layer(text, [layer_name(n) for n in layers]))
-    raise_all(errors)
-    return [n for n in layers if n in found]
+    names = [layer_name(n) for n in layers]
+    found = set(matched(names, patterns, "find-similar{layers}"))
+    return [n for i, n in enumerate(layers) if i in found]
 
 
 def _is_conv(node: Node) -> bool:
     return "Conv" in node.op or node.op == "cim.conv"
-
-
-def _no_layer(text: str, names: Sequence[str]) -> CompileError:
-    close = difflib.get_close_matches(text, names, 3)
-    listed = ", ".join(close or names[:8])
-    help = f"did you mean {listed}?" if close else f"the layers are {listed or 'none'}"
-    return CompileError(f"no layer '{text}'", "find-similar{layers}", help=help)
 
 
 def _free(name: str, taken: Sequence[str]) -> str:

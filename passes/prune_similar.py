@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import Any
 
@@ -14,7 +11,8 @@ import numpy as np
 
 from cimc.driver import Pass, PassContext
 from cimc.driver.calibrated import data_for
-from cimc.errors import CompileError, raise_all
+from cimc.driver.patterns import matched
+from cimc.errors import CompileError
 from cimc.ir.graph import Graph, layer_name
 from cimc.prune.budget import Budget, Report, prune_to_budget
 from cimc.prune.dead import remove_dead_channels
@@ -73,20 +71,8 @@ def _chosen(spaces: Spaces, known: Known, pattern: str, skip: str) -> _Layers:
 
 def _matched(names: Sequence[str], patterns: str, option: str) -> set[str]:
     """The layers that patterns choose; CompileError for those that choose none."""
-    found, errors = set[str](), []
-    for text in filter(None, re.split(r"[+|]", patterns)):
-        chosen = {n for n in names if fnmatchcase(n, text)}
-        found |= chosen
-        if not chosen:
-            close = difflib.get_close_matches(text, names, 3)
-            help = (
-                f"did you mean {', '.join(close)}?" if close else f"there is {', '.join(names[:8])}"
-            )
-            errors.append(
-                CompileError(f"no layer '{text}'", f"prune-similar{{{option}}}", help=help)
-            )
-    raise_all(errors)
-    return found
+    where = f"prune-similar{{{option}}}"
+    return {names[i] for i in matched(names, patterns, where, listing="there is")}
 
 
 def _by_reason(why: dict[str, str]) -> dict[str, list[str]]:

@@ -3,17 +3,16 @@ leave, and how they say so."""
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from math import prod
 
 from cimc.driver.base import PassContext
 from cimc.driver.calibration import Calibration
+from cimc.driver.patterns import matched
 from cimc.driver.rewrite import FLOAT_LAYERS
 from cimc.driver.trial import tried
-from cimc.errors import CompileError, raise_all
+from cimc.errors import CompileError
 from cimc.ir.graph import Graph, Node, layer_name
 from cimc.ir.types import TensorType
 
@@ -59,19 +58,9 @@ def name_all(graph: Graph) -> None:
 def skipped(graph: Graph, texts: str, name: str) -> list[Node]:
     """The operations that patterns, joined by `+` or `|`, choose; CompileError, for the pass
     `name`, for those that choose none."""
-    errors, found = [], list[Node]()
-    for text in filter(None, re.split(r"[+|]", texts)):
-        chosen = [n for n in graph.nodes if fnmatchcase(layer_name(n), text)]
-        found += chosen
-        if chosen:
-            continue
-        layers = [layer_name(n) for n in graph.nodes if n.op in FLOAT_LAYERS]
-        close = difflib.get_close_matches(text, layers, 3)
-        listed = ", ".join(close or layers[:8])
-        help = f"did you mean {listed}?" if close else f"the layers are {listed or 'none'}"
-        errors.append(CompileError(f"no layer '{text}'", f"{name}{{skip}}", help=help))
-    raise_all(errors)
-    return found
+    names = [layer_name(n) for n in graph.nodes]
+    layers = [layer_name(n) for n in graph.nodes if n.op in FLOAT_LAYERS]
+    return [graph.nodes[i] for i in matched(names, texts, f"{name}{{skip}}", layers)]
 
 
 def set_aside(graph: Graph, ctx: PassContext) -> list[Node]:
