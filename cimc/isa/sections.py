@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from cimc.isa.program import Interface, Mem, Program, Ref, Refs, View, walk
+from cimc.isa.program import Instr, Interface, Mem, Program, Ref, Refs, View, walk
 from cimc.isa.table import TABLE
 
 
@@ -29,14 +29,19 @@ def uses(program: Program, section: str) -> Iterator[tuple[str, str]]:
     found = program.section(section)
     for layer in found.layers if found else ():
         for instr in walk(layer.body):
-            for param, arg in zip(TABLE[instr.op].params, instr.args, strict=True):
-                if isinstance(arg, Refs):
-                    yield from ((name, param.role) for name in arg.names)
-                elif isinstance(arg, Ref) and param.kind in ("vec", "scalar"):
-                    yield arg.name, param.role
-            for value in instr.opts.values():
-                if isinstance(value, Ref) and value.index is not None:
-                    yield value.name, "r"
+            yield from buffers_of(instr)
+
+
+def buffers_of(instr: Instr) -> Iterator[tuple[str, str]]:
+    """Name of each buffer or view that an instruction uses, and role: "r" or "w"."""
+    for param, arg in zip(TABLE[instr.op].params, instr.args, strict=True):
+        if isinstance(arg, Refs):
+            yield from ((name, param.role) for name in arg.names)
+        elif isinstance(arg, Ref) and param.kind in ("vec", "scalar"):
+            yield arg.name, param.role
+    for value in instr.opts.values():
+        if isinstance(value, Ref) and value.index is not None:
+            yield value.name, "r"
 
 
 def interface(program: Program) -> Interface:

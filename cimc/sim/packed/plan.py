@@ -15,9 +15,9 @@ import numpy as np
 
 from cimc.errors import CompileError
 from cimc.isa.check import check
-from cimc.isa.program import Instr, Layer, Loop, Program, Ref, Refs, Section, walk
+from cimc.isa.program import Instr, Layer, Loop, Program, Ref, Section, walk
+from cimc.isa.sections import buffers_of
 from cimc.isa.state import Buffer, HostBuffer
-from cimc.isa.table import TABLE
 from cimc.sim.lanes import independent, with_later
 from cimc.sim.packed import flow
 from cimc.sim.packed.between import Between
@@ -135,7 +135,7 @@ def _item(
     lanes = isinstance(item, Loop) and independent(program, section, layer, item, later)
     made = Item(layer, item, "lanes" if lanes else "reference")
     for instr in walk([item]):
-        for name, role in _buffers(instr):
+        for name, role in buffers_of(instr):
             (made.writes if role == "w" else made.reads).add(layout.root(name))
     if isinstance(item, Instr) and item.op == "host":
         made.how, made.why, made.covers = "host", "a host fragment", set(made.writes)
@@ -238,18 +238,6 @@ class _Written:
 
     def covered(self) -> set[str]:
         return {root for root, mark in self.marks.items() if mark.all()}
-
-
-def _buffers(instr: Instr) -> Iterator[tuple[str, str]]:
-    """Name and role of each buffer that an instruction uses."""
-    for param, arg in zip(TABLE[instr.op].params, instr.args, strict=True):
-        if isinstance(arg, Refs):
-            yield from ((name, param.role) for name in arg.names)
-        elif isinstance(arg, Ref) and param.kind in ("vec", "scalar"):
-            yield arg.name, param.role
-    for value in instr.opts.values():
-        if isinstance(value, Ref) and value.index is not None:
-            yield value.name, "r"
 
 
 # -- forms of buffers ------------------------------------------------------------------
