@@ -144,12 +144,8 @@ def _plain_gemm(rw: Rewriter, node: Node, channels: int) -> None:
 
 
 def _set_const(rw: Rewriter, node: Node, index: int, array: Any, name: str) -> None:
-    """A new float32 constant as operand, which takes the name; others may go on using the old."""
-    value = rw.const(name, array.astype(np.float32), "f32")
-    node.inputs += [None] * (index + 1 - len(node.inputs))
-    old, node.inputs[index] = node.inputs[index], value
-    if old is not None:
-        old.name, value.name = value.name, old.name
+    """A new float32 constant as operand."""
+    rw.set_const(node, index, array.astype(np.float32), "f32", name)
 
 
 def _fold(rw: Rewriter, node: Node, affine: _Affine) -> bool:

@@ -44,6 +44,20 @@ class Rewriter:
         self.graph.consts.append(value)
         return value
 
+    def renewed(self, old: Value, array: Array, elem: str = "") -> Value:
+        """A constant with other contents, of the same element type if none is given; it takes the
+        name of the old one, which others may go on using."""
+        new = self.const(old.name, array, elem or old.elem)
+        old.name, new.name = new.name, old.name
+        return new
+
+    def set_const(self, node: Node, slot: int, array: Array, elem: str, name: str) -> None:
+        """A constant as operand: under the name of the one before, or else as `name`."""
+        old = node.operand(slot)
+        node.inputs += [None] * (slot + 1 - len(node.inputs))
+        made = self.const(name, array, elem) if old is None else self.renewed(old, array, elem)
+        node.inputs[slot] = made
+
     def shared(self, name: str, array: Array, elem: str) -> Value:
         """A constant, the same one for layers that share their weights, which so share rows."""
         for value in self.graph.consts:

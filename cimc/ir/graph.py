@@ -245,6 +245,12 @@ class Graph:
         self.consts.append(value)
         return value
 
+    def renewed(self, old: Value, array: Array, type_: Type) -> Value:
+        """A constant with other contents; it takes the name of the old one."""
+        new = self.const(old.name, array, type_)
+        old.name, new.name = new.name, old.name
+        return new
+
     def insert(self, before: Node | None, *nodes: Node) -> None:
         """Put operations before `before` (None: at the end), and name their results."""
         at = len(self.nodes) if before is None else self.nodes.index(before)

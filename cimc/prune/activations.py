@@ -220,16 +220,10 @@ def view_of(node: Node, layer: Layer, rows: int) -> View | None:
 
 def as_matrix(w: Any, view: View) -> Any:
     """Weights as [groups, kernels of a group, C * taps]."""
-    if view.attrs is None:
-        rows = w if view.layer.out_axis % 2 == 0 else w.T
-        return rows.reshape(1, *rows.shape)
-    return w.reshape(view.groups, w.shape[0] // view.groups, -1)
+    rows = view.layer.rows(w, view.groups)
+    return rows.reshape(*rows.shape[:2], -1)
 
 
 def as_weights(matrix: Any, like: Any, view: View) -> Any:
     """The inverse of `as_matrix`, in the shape and type of `like`."""
-    if view.attrs is None:
-        rows = matrix[0]
-        turned = rows if view.layer.out_axis % 2 == 0 else rows.T
-        return np.ascontiguousarray(turned, like.dtype)
-    return np.ascontiguousarray(matrix.reshape(like.shape), like.dtype)
+    return np.ascontiguousarray(view.layer.weights_of(matrix, like.shape), like.dtype)

@@ -93,7 +93,7 @@ class Original:
         w = layer.weights.const
         assert view is not None
         assert made is not None
-        if w is None or layer.groups > 1 or _depthwise(layer):
+        if w is None or layer.groups > 1 or _feeds_itself(layer):
             return None
         numbers, order = _by_channel(layer)
         if order is None:
@@ -117,7 +117,8 @@ def _covariance(x: Matrix) -> Floats:
     return moments(x, x[:, :1]).within
 
 
-def _depthwise(layer: Kernels) -> bool:
+def _feeds_itself(layer: Kernels) -> bool:
+    """Whether kernels make channels that the layer reads: depthwise, or around a residual sum."""
     return bool(set(layer.out.tolist()) & set(layer.columns.ravel().tolist()))
 
 

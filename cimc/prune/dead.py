@@ -279,17 +279,8 @@ def _into_integers(rw: Rewriter, layer: Kernels, added: Any) -> None:
     slot = layer.layer.bias
     assert slot is not None
     total = _integer_bias(layer, added).astype(np.int32)
-    _set_bias(rw, layer.node, slot, np.ascontiguousarray(total), "i32")
-
-
-def _set_bias(rw: Rewriter, node: Node, slot: int, array: Any, elem: str) -> None:
-    """A new bias, which takes the name of the old one."""
-    bias = node.operand(slot)
-    made = rw.const(bias.name if bias else f"{node.outputs[0].name}.b", array, elem)
-    if bias is not None:
-        made.name, bias.name = bias.name, made.name
-    node.inputs += [None] * (slot + 1 - len(node.inputs))
-    node.inputs[slot] = made
+    name = f"{layer.node.outputs[0].name}.b"
+    rw.set_const(layer.node, slot, np.ascontiguousarray(total), "i32", name)
 
 
 def _into_floats(rw: Rewriter, layer: Kernels, added: Any, exact: bool) -> None:
@@ -304,7 +295,7 @@ def _into_floats(rw: Rewriter, layer: Kernels, added: Any, exact: bool) -> None:
         total = vector.astype(np.float64) + old
         rounded = total.astype(np.float32)
         if not exact or bool(np.all(rounded == total)):
-            _set_bias(rw, node, slot, rounded, "f32")
+            rw.set_const(node, slot, rounded, "f32", f"{node.outputs[0].name}.b")
             return
     behind = [np.ascontiguousarray(added if vector is None else _lying(layer, vector, added))]
     if exact and bias is not None and bias.const is not None and not scaled and slot is not None:
@@ -364,4 +355,4 @@ def _zero_kernels(layer: Kernels, known: Known) -> Any:
     counts = None if w is None else effective(layer.node, layer.layer, w.values, known)
     if counts is None:
         return np.zeros(len(layer.out), np.bool_)
-    return ~np.moveaxis(counts, layer.layer.out_axis, 0).reshape(len(layer.out), -1).any(axis=1)
+    return ~layer.layer.rows(counts, layer.groups).any(axis=(2, 3)).reshape(-1)

@@ -169,6 +169,5 @@ class _Columns:
             array = np.ascontiguousarray(array.astype(old.const.dtype))
             if np.array_equal(array, old.const):
                 continue
-            made = self.graph.const(old.name, array, TensorType(old.elem, array.shape))
-            made.name, old.name = old.name, made.name
+            made = self.graph.renewed(old, array, TensorType(old.elem, array.shape))
             self.graph.replace(old, made, keep_name=False)

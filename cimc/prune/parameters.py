@@ -20,9 +20,7 @@ def set_operand(rw: Rewriter, node: Node, slot: int, array: Any) -> None:
     """Give an operation a constant of its own, of the same element type as the one before, whose
     name it takes."""
     old = node.arg(slot)
-    new = rw.const(old.name, np.ascontiguousarray(array, container(old.elem)), old.elem)
-    old.name, new.name = new.name, old.name
-    node.inputs[slot] = new
+    node.inputs[slot] = rw.renewed(old, np.ascontiguousarray(array, container(old.elem)))
 
 
 def set_weights(rw: Rewriter, node: Node, layer: Kernels, view: View, weights: Floats) -> None:
@@ -48,8 +46,8 @@ def set_offset(rw: Rewriter, node: Node, layer: Kernels, offset: Floats) -> None
     if node.operand(slot) is not None:
         set_operand(rw, node, slot, offset)
         return
-    bias = rw.const(f"{result.name}.b", offset.astype(container(result.elem)), result.elem)
-    node.inputs[:] = [*node.inputs, *[None] * (slot - len(node.inputs)), bias][: slot + 1]
+    bias = offset.astype(container(result.elem))
+    rw.set_const(node, slot, bias, result.elem, f"{result.name}.b")
 
 
 def follower(rw: Rewriter, node: Node) -> Node | None:

@@ -140,8 +140,7 @@ def set_kernels(graph: Graph, layer: Kernels, mask: Any, known: Known, values: A
     array[mask] = new
     array = np.ascontiguousarray(np.moveaxis(array, 0, form.out_axis))
     elem = "tern" if old.elem == "bip" and bool((array == 0).any()) else old.elem
-    made = graph.const(old.name, array, TensorType(elem, array.shape))
-    made.name, old.name = old.name, made.name
+    made = graph.renewed(old, array, TensorType(elem, array.shape))
     if user is None:  # all layers that share the weights
         graph.replace(old, made, keep_name=False)
     else:

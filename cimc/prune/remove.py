@@ -94,14 +94,8 @@ class _Removal:
         """The constant with other contents; the same for all that lose the same of it."""
         key = value, array.tobytes()
         if key not in self.cut:
-            self.cut[key] = self.renamed(value, array)
+            self.cut[key] = self.rw.renewed(value, array)
         return self.cut[key]
-
-    def renamed(self, old: Value, array: Any) -> Value:
-        """A constant that takes the name of another; if that stays, it gets a new one."""
-        new = self.rw.const(old.name, array, old.elem)
-        old.name, new.name = new.name, old.name
-        return new
 
     def attribute(self, node: Node, name: str, value: Attr) -> None:
         node.attrs = {**node.attrs, name: value}
@@ -110,7 +104,7 @@ class _Removal:
         """A new constant vector of numbers as operand."""
         old = node.arg(slot)
         assert old.const is not None
-        node.inputs[slot] = self.renamed(old, np.asarray(numbers, old.const.dtype).reshape(-1))
+        node.inputs[slot] = self.rw.renewed(old, np.asarray(numbers, old.const.dtype).reshape(-1))
 
 
 # -- attributes that follow ---------------------------------------------------------------

@@ -172,7 +172,4 @@ def _as_constant(array: Any, elem: str) -> tuple[Any, TensorType]:
 
 def _constant(graph: Graph, node: Node, slot: int, array: Any, elem: str) -> None:
     """Another constant as operand, which takes the name of the old one."""
-    old = node.arg(slot)
-    made = graph.const(old.name, *_as_constant(array, elem))
-    made.name, old.name = old.name, made.name
-    node.inputs[slot] = made
+    node.inputs[slot] = graph.renewed(node.arg(slot), *_as_constant(array, elem))
