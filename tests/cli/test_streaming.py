@@ -373,16 +373,13 @@ def test_an_output_is_there_whole_or_not_at_all(
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c(folder: Path) -> None:
     cimc.compile(save(bnn(), folder / "net.onnx")).save("net.cim")
-    np.save("x.npy", np.zeros((1_000_000, 1, 6, 6), np.uint8))
+    np.save("x.npy", np.zeros((200_000, 1, 6, 6), np.uint8))
     before = sorted(os.listdir())
     args = ["run", "net.cim", "--input", "x.npy", "--output", "y.npz", "--engine", "reference"]
     command = [sys.executable, "-c", "from cimc.cli.main import main; main()", *args]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        for _ in range(8):  # one that meets the import of a library may be lost there
-            time.sleep(2.5)
-            if process.poll() is not None:
-                break
-            process.send_signal(signal.SIGINT)
+        time.sleep(2.5)
+        process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.startswith("interrupted")
