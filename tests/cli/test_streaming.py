@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -377,7 +378,9 @@ def test_ctrl_c(folder: Path) -> None:
     before = sorted(os.listdir())
     args = ["run", "net.cim", "--input", "x.npy", "--output", "y.npz", "--engine", "reference"]
     command = [sys.executable, "-c", "from cimc.cli.main import main; main()", *args]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    # a suite that was started in the background hands on that SIGINT is ignored
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as process:
         time.sleep(2.5)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
