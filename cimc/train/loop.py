@@ -31,6 +31,7 @@ _EVALUATED = 500  # samples at a time
 Say = Callable[[str], None]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 """Training samples, as random variations of themselves."""
+Better = Callable[[nn.Module], None]
 
 
 @dataclass
@@ -63,6 +64,7 @@ def train(
     *,
     pruner: SimilarityPruner | None = None,
     augment: Augment | None = None,
+    better: Better | None = None,
     seed: int = 0,
     resume: bool = False,
     stop_after: int | None = None,
@@ -72,12 +74,13 @@ def train(
     """Train in place; the model has the chosen epoch's weights at the end.
 
     out: folder for checkpoint, log and plot. augment: varies the training samples, after they were
-    shifted. stop_after: epochs after which this call ends, as if
+    shifted. better: changes the model after each epoch that is the best so far, in what the state
+    dict has. stop_after: epochs after which this call ends, as if
     it were interrupted. about: what the run is, for the checkpoint; settings and seed are added.
     Raises CompileError for a loss that is not finite (the checkpoint of the last epoch stays) and
     for a checkpoint of another run.
     """
-    run = _Run(model, data, settings, out, pruner, augment, seed, about or {}, say)
+    run = _Run(model, data, settings, out, pruner, augment, better, seed, about or {}, say)
     if resume:
         run.restore()
     last = settings.epochs if stop_after is None else min(settings.epochs, stop_after)
@@ -99,12 +102,14 @@ class _Run:
         out: Path,
         pruner: SimilarityPruner | None,
         augment: Augment | None,
+        better: Better | None,
         seed: int,
         about: dict[str, Any],
         say: Say,
     ) -> None:
         self.model, self.settings, self.out = model, settings, out
-        self.pruner, self.augment, self.seed, self.say = pruner, augment, seed, say
+        self.pruner, self.augment, self.better = pruner, augment, better
+        self.seed, self.say = seed, say
         count = min(settings.held_out, len(data.x_train) // 5)
         self.x, self.y, self.x_held, self.y_held = data.split(count, seed)
         self.steps = len(self.x) // settings.batch
@@ -238,6 +243,8 @@ class _Run:
         if found >= p.best or self.settings.keep == "last":  # of equals, the longest trained one
             p.best, p.best_epoch = found, p.epoch
             p.best_state = copy.deepcopy(self.model.state_dict())
+            if self.better is not None:
+                self.better(self.model)
 
     def stopped(self) -> bool:
         """Whether no epoch has been better for long enough."""

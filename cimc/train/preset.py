@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from cimc.train.data import Data
-from cimc.train.loop import Augment
+from cimc.train.loop import Augment, Better
 from cimc.train.pruner import SimilarityPruner
 from cimc.train.settings import Settings
 
@@ -22,8 +22,8 @@ class Preset:
     """network makes the dense module with random weights (the seed is set before); its forward
     takes the samples of the data, preprocessing included. read: the data of a file. pruner: makes
     one for the module, an example and the settings; None: nothing is pruned. augment: varies the
-    training samples. finish: changes the trained module before it is measured. pipeline: what the
-    program is compiled with."""
+    training samples. better: see `loop.train`. finish: changes the trained module before it
+    is measured. pipeline: what the program is compiled with."""
 
     task: str
     name: str
@@ -33,6 +33,7 @@ class Preset:
     settings: Settings
     pruner: MakePruner | None = None
     augment: Augment | None = None
+    better: Better | None = None
     finish: Finish | None = None
     pipeline: str = "exact"
 

@@ -56,8 +56,8 @@ def run(
         "data": hashlib.sha256(data_file.read_bytes()).hexdigest()[:16],
     }
     progress = loop.train(
-        model, data, preset.settings, out, pruner=pruner, augment=preset.augment, seed=seed,
-        resume=resume, stop_after=stop_after, about=about, say=say,
+        model, data, preset.settings, out, pruner=pruner, augment=preset.augment,
+        better=preset.better, seed=seed, resume=resume, stop_after=stop_after, about=about, say=say,
     )  # fmt: skip
     if stop_after is not None and progress.epoch >= stop_after < preset.settings.epochs:
         return None

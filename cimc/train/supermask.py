@@ -57,34 +57,45 @@ class Supermask(Levels):
 
     sparsity: share of weights left out, from 0 to less than 1. limit_size: an element of edges
     flips only where its score has changed by at least this share since it was set; the number of
-    ones stays. 0: always.
+    ones stays. 0: always. literal: as in the published code, since the forward pass before, so
+    that slow scores never flip theirs, and the number of ones is nearly kept; limit_size may be
+    changed while training, and is in the state dict as `limit`.
     """
 
     edges: Tensor
     signs: Tensor
     settled: Tensor
+    limit: Tensor
 
-    def __init_supermask__(self, sparsity: float, limit_size: float) -> None:
+    def __init_supermask__(self, sparsity: float, limit_size: float, literal: bool) -> None:
         if not 0.0 <= sparsity < 1.0 or not limit_size >= 0.0:
             raise CompileError(
                 f"sparsity={sparsity:g}, limit_size={limit_size:g}: a share of weights to leave "
                 "out and a relative change of a score are expected",
                 help="sparsity is from 0 to less than 1, limit_size 0 or more",
             )
-        self.sparsity, self.limit_size = sparsity, limit_size
+        self.sparsity, self.literal = sparsity, literal
         scores = self.weight.detach()
         self.kept = max(1, round(scores.numel() * (1.0 - sparsity)))
         self.magnitude = magnitude(scores[0].numel(), sparsity)
         self.register_buffer("signs", torch.randint(0, 2, scores.shape).to(scores.dtype) * 2 - 1)
         self.register_buffer("edges", top_k_mask(scores.abs(), self.kept))
         self.register_buffer("settled", scores.clone())
+        self.register_buffer("limit", torch.tensor(limit_size, dtype=torch.float64))
+
+    @property
+    def limit_size(self) -> float:
+        """The least relative change of a score with which its weight may come or go."""
+        return float(self.limit)
 
     @torch.no_grad()
     def renew(self) -> int:
         """Choose by the scores as they are; returns how many elements of edges flipped."""
-        ranks = self.weight.abs()
-        if self.limit_size > 0.0:
-            free = (self.weight - self.settled).abs() >= self.limit_size * self.settled.abs()
+        if self.literal:
+            return self._renew_literally()
+        ranks, limit = self.weight.abs(), self.limit_size
+        if limit > 0.0:
+            free = (self.weight - self.settled).abs() >= limit * self.settled.abs()
             # Those that may not flip come first or last, as they are.
             ranks = torch.where(free, ranks, (2.0 * self.edges - 1.0) * math.inf)
         wanted = top_k_mask(ranks, self.kept)
@@ -92,6 +103,15 @@ class Supermask(Levels):
         self.settled[flipped] = self.weight[flipped]
         self.edges.copy_(wanted)
         return int(flipped.sum())
+
+    def _renew_literally(self) -> int:
+        ranks, before = self.weight.abs(), self.settled.abs()
+        wanted = top_k_mask(ranks, self.kept)
+        wanted = torch.where((ranks - before).abs() < self.limit_size * before, self.edges, wanted)
+        flipped = int((wanted != self.edges).sum())
+        self.settled.copy_(self.weight)
+        self.edges.copy_(wanted)
+        return flipped
 
     def levels(self) -> Tensor:
         """sign where a weight takes part, else 0; gradients pass to all scores."""
@@ -108,20 +128,30 @@ class SupermaskConv2d(Supermask, LevelConv2d):
     """nn.Conv2d of fixed random signs behind a learned mask. Arguments as there, but no bias."""
 
     def __init__(
-        self, *args: object, sparsity: float = 0.5, limit_size: float = 0.0, **kwargs: object
+        self,
+        *args: object,
+        sparsity: float = 0.5,
+        limit_size: float = 0.0,
+        literal: bool = False,
+        **kwargs: object,
     ) -> None:
         super().__init__(*args, bias=False, **kwargs)  # type: ignore[arg-type]
-        self.__init_supermask__(sparsity, limit_size)
+        self.__init_supermask__(sparsity, limit_size, literal)
 
 
 class SupermaskLinear(Supermask, LevelLinear):
     """nn.Linear of fixed random signs behind a learned mask. Arguments as there, but no bias."""
 
     def __init__(
-        self, *args: object, sparsity: float = 0.5, limit_size: float = 0.0, **kwargs: object
+        self,
+        *args: object,
+        sparsity: float = 0.5,
+        limit_size: float = 0.0,
+        literal: bool = False,
+        **kwargs: object,
     ) -> None:
         super().__init__(*args, bias=False, **kwargs)  # type: ignore[arg-type]
-        self.__init_supermask__(sparsity, limit_size)
+        self.__init_supermask__(sparsity, limit_size, literal)
 
 
 def supermasks(model: nn.Module) -> Iterator[Supermask]:

@@ -84,6 +84,12 @@ def test_supermask(clothes: Path, tmp_path: Path) -> None:
     assert _measured(tmp_path, clothes)["accuracy"] >= 0.8
 
 
+def test_published_supermask(clothes: Path, tmp_path: Path) -> None:
+    run = ("fashion", "--preset", "supermask-published", "--data", clothes, "--epochs", 8)
+    _train(*run, "--out", tmp_path)
+    assert _measured(tmp_path, clothes)["accuracy"] >= 0.5
+
+
 def test_point_of_the_curve(clothes: Path, tmp_path: Path) -> None:
     run = ("fashion", "--preset", "removed-50", "--data", clothes, "--epochs", 25)
     _train(*run, "--out", tmp_path)
@@ -125,9 +131,10 @@ def test_spoken_digits(tones: Path, tmp_path: Path) -> None:
     assert figures["convolutions"]["removed"] >= 0.5
 
 
-def test_resumed_supermask_is_that_of_one_run(clothes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("preset", ["supermask", "supermask-published"])
+def test_resumed_supermask_is_that_of_one_run(clothes: Path, tmp_path: Path, preset: str) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run = ("fashion", "--preset", "supermask", "--data", clothes, "--epochs", 2)
+    run = ("fashion", "--preset", preset, "--data", clothes, "--epochs", 2)
     _train(*run, "--out", whole)
     _train(*run, "--out", parts, "--stop-after", 1)
     _train(*run, "--out", parts, "--resume")

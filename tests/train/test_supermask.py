@@ -139,7 +139,20 @@ def test_one_that_may_not_leave_keeps_its_place() -> None:
     assert int(layer.edges.sum()) == 2
 
 
-def test_a_state_goes_on_as_if_not_interrupted() -> None:
+def test_literally_a_change_counts_from_the_step_before() -> None:
+    layer = _small(limit_size=0.5)
+    layer.literal = True
+    _scores(layer, 1.0, 2.9, 2.0, 4.0)  # by 45 % and 33 %
+    assert layer.renew() == 0
+    _scores(layer, 1.0, 3.1, 1.4, 4.0)  # by 7 % and 30 %: never enough, however far it goes
+    assert layer.renew() == 0
+    _scores(layer, 5.0, 3.2, 1.4, 4.0)  # one comes, and none may go
+    assert layer.renew() == 1
+    assert layer.edges.tolist() == [[1.0, 0.0, 1.0, 1.0]]
+
+
+@pytest.mark.parametrize("literal", [False, True])
+def test_a_state_goes_on_as_if_not_interrupted(literal: bool) -> None:
     def train(layer: SupermaskLinear, steps: range) -> None:
         for step in steps:
             draw = torch.Generator().manual_seed(step)
@@ -149,15 +162,15 @@ def test_a_state_goes_on_as_if_not_interrupted() -> None:
             layer.weight.grad = None
 
     torch.manual_seed(5)
-    whole = SupermaskLinear(16, 4, limit_size=0.05)
-    half = SupermaskLinear(16, 4, limit_size=0.05)
+    whole = SupermaskLinear(16, 4, limit_size=0.05, literal=literal)
+    half = SupermaskLinear(16, 4, limit_size=0.05, literal=literal)
     half.load_state_dict(whole.state_dict())
     train(whole, range(6))
     train(half, range(3))
     stored = io.BytesIO()
     torch.save(half.state_dict(), stored)
     stored.seek(0)
-    again = SupermaskLinear(16, 4, limit_size=0.05)
+    again = SupermaskLinear(16, 4, literal=literal)  # the limit is of the state
     again.load_state_dict(torch.load(stored))
     train(again, range(3, 6))
     for name, value in whole.state_dict().items():
