@@ -7,7 +7,9 @@ from cimc.passes.find_similar import FindSimilar
 from cimc.passes.fold_lut import FoldLut
 from cimc.passes.fold_threshold import FoldThreshold
 from cimc.passes.legalise import Legalise
+from cimc.passes.lift_clip import LiftClip
 from cimc.passes.merge_duplicates import MergeDuplicates
+from cimc.passes.narrow_integers import NarrowIntegers
 from cimc.passes.prune_similar import PruneSimilar
 from cimc.passes.quantize import Quantize
 from cimc.passes.quantize_dynamic import QuantizeDynamic
@@ -25,6 +27,7 @@ PASSES = [
     # any exporter's leavings
     Cleanup,
     # what quantised groups mean
+    LiftClip,
     ReadQdq,
     # fewer channels
     PruneSimilar,
@@ -43,6 +46,7 @@ PASSES = [
     RecogniseLayers,
     FoldThreshold,
     FoldLut,
+    NarrowIntegers,
     # work that the chip does besides
     FindSimilar,
     # encoded integers to tiles
@@ -61,31 +65,33 @@ PIPELINES = {
         "recognise-layers{any_alpha=true},sink-dequant",
         "the same, and layers whose float sums round: says which",
     ),
+    "fold": (
+        "fold-threshold,fold-lut,narrow-integers,cleanup",
+        "turn what lies between integers into compares and tables, of as few bits as they need",
+    ),
     "auto": (
-        "cleanup,read-qdq,quantize-dynamic,recognise-any-alpha,fold-threshold,fold-lut,cleanup",
+        "cleanup,lift-clip,read-qdq,quantize-dynamic,recognise-any-alpha,fold",
         "as exact, but float layers become dynamic int8",
     ),
     "exact": (
-        "cleanup,read-qdq,recognise-quantization,fold-threshold,fold-lut,cleanup",
+        "cleanup,lift-clip,read-qdq,recognise-quantization,fold",
         "no approximation; float layers stay on the host",
     ),
     "int8": (
-        "cleanup,quantize,read-qdq,recognise-quantization,fold-threshold,fold-lut,cleanup",
+        "cleanup,quantize,lift-clip,read-qdq,recognise-quantization,fold",
         "static quantisation by calibration data, then as exact",
     ),
     "pruned": (
-        "cleanup,prune-similar{criterion=budget},read-qdq,quantize-dynamic,recognise-any-alpha,"
-        "fold-threshold,fold-lut,cleanup",
+        "cleanup,prune-similar{criterion=budget},lift-clip,read-qdq,quantize-dynamic,"
+        "recognise-any-alpha,fold",
         "channels removed by calibration data, with labels or remove_macs; the rest as auto",
     ),
     "binary": (
-        "cleanup,binarize,read-qdq,quantize-dynamic,recognise-any-alpha,fold-threshold,fold-lut,"
-        "cleanup",
+        "cleanup,binarize,lift-clip,read-qdq,quantize-dynamic,recognise-any-alpha,fold",
         "weights ±1 and two-level inputs by calibration data; the rest as auto",
     ),
     "ternary": (
-        "cleanup,ternarize,read-qdq,quantize-dynamic,recognise-any-alpha,fold-threshold,fold-lut,"
-        "cleanup",
+        "cleanup,ternarize,lift-clip,read-qdq,quantize-dynamic,recognise-any-alpha,fold",
         "as binary, with weights -1, 0 and +1",
     ),
     "similarity": (

@@ -12,9 +12,10 @@ from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.elementwise import QLINEAR, RISING
 from cimc.driver.layout import LAYOUT, joined, native
 from cimc.driver.tables import all_values, even_table_of
+from cimc.driver.widths import any_width
 from cimc.frontend.quantisers import QUANTIZE, Scale, scale_of
 from cimc.ir.graph import Graph, Node, Value
-from cimc.ir.types import Dim, TensorType, int_range, is_small
+from cimc.ir.types import Dim, TensorType, int_range, is_small, narrowest, planes
 
 _ENDS = (*QUANTIZE, "cim.quantize")
 _CUT = ("onnx.Relu", "onnx.Clip")
@@ -133,18 +134,21 @@ class _Fold:
         """Rule 1, and rule 2 where the table changes nothing."""
         if self.keeps(x, table):
             return x
-        moved = self._moved(x, table)
+        elem = self.elem
+        if any_width(self.rw, self.end.output):
+            elem = min(elem, narrowest(int(table.min()), int(table.max())), key=planes)
+        moved = self._moved(x, table, elem)
         if moved is not None:
             return moved
-        held = self.rw.const(f"{self.name}.table", table, self.elem)
+        held = self.rw.const(f"{self.name}.table", table, elem)
         return self.op("cim.lut", [x, held], {})
 
-    def _moved(self, x: Value, table: Any) -> Value | None:
-        """Rule 7: x, made by cim.requant for this alone, to the range of the table at once."""
+    def _moved(self, x: Value, table: Any, elem: str) -> Value | None:
+        """Rule 7: x, made by cim.requant for this alone, to the range of elem at once."""
         made = self.rw.producer(x, "cim.requant")
         if made is None or x in self.rw.graph.outputs or len(self.rw.users(x)) != 1:
             return None
-        (low, high), (first, last) = int_range(x.elem), int_range(self.elem)
+        (low, high), (first, last) = int_range(x.elem), int_range(elem)
         inside = np.flatnonzero((table > first) & (table < last))
         if not inside.size:
             return None
@@ -157,7 +161,7 @@ class _Fold:
         if not first <= zero <= last:
             return None
         attrs = {"zero": zero, **{k: v for k, v in made.attrs.items() if k == "axis"}}
-        attrs |= {"to": self.elem}
+        attrs |= {"to": elem}
         return self.op("cim.requant", list(made.inputs), attrs)
 
     def _table(self, value: Value, tables: bool) -> tuple[Value, Any] | None:
@@ -283,6 +287,9 @@ class FoldLut(Pass):
     7. a table behind a `cim.requant` of its own that only moves and cuts its range ⇒ `cim.requant`
        to that range at once
     8. `QLinearAdd`, `QLinearMul` of q, tables of q and constants of one element ⇒ `cim.lut(q)`
+
+    Tables whose values need fewer bits than the quantiser has are of those, where only layers
+    without a zero point read them, through pools and layout.
     """
 
     name = "fold-lut"
@@ -302,5 +309,7 @@ class FoldLut(Pass):
                 held = rw.const(f"{end.output.name}.table", all_values(q.elem), q.elem)
                 q = rw.op("cim.lut", [q, held], f"{end.output.name}.q", end)  # one of its own
             rw.replace(end.output, q, keep_name=shown or q not in known)
-        graph.remove_dead()
+        if rw.changed:
+            graph.remove_dead()
+            rw.retype()
         return rw.changed

@@ -10,6 +10,7 @@ from cimc.driver import Pass, PassContext, Rewriter
 from cimc.driver.bounds import bounds
 from cimc.driver.elementwise import QLINEAR, data_input, rising
 from cimc.driver.steps import Steps, chain_axes, chain_axis, find_steps
+from cimc.driver.widths import any_width
 from cimc.frontend.quantisers import QUANTIZE
 from cimc.frontend.windows import pool_attrs
 from cimc.ir.graph import Graph, Node, Value
@@ -182,20 +183,6 @@ def _below_pool(rw: Rewriter, sign: Node) -> _Chain | None:
     return None
 
 
-def _any_width(rw: Rewriter, value: Value) -> bool:
-    """Whether only layers without a zero point use a value, pools and layout between: they take
-    unsigned integers of any width."""
-    if value in rw.graph.outputs:
-        return False
-    for node in rw.users(value):
-        if node.op in ("cim.conv", "cim.matmul"):
-            if node.arg(0) is not value or node.operand(2) is not None:
-                return False
-        elif node.op not in ("cim.max_pool", *_LAYOUT) or not _any_width(rw, node.output):
-            return False
-    return True
-
-
 @dataclass(frozen=True)
 class FoldThreshold(Pass):
     """Rules (q an integer, f, g float maps of each element, d = cim.dequant):
@@ -241,8 +228,8 @@ class FoldThreshold(Pass):
             reach = bounds(chain.source, rw.made)
             steps = find_steps(chain.nodes[::-1], chain.source, reach, axis, channels, graph.opsets)
             if steps is not None:
-                if _any_width(rw, sign.output):
-                    steps = steps.narrowed(reach.high)
+                if any_width(rw, sign.output):
+                    steps = steps.narrowed(reach.low, reach.high)
                 _emit(rw, chain, axis, steps)
         if rw.changed:
             graph.remove_dead()

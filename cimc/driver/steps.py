@@ -48,14 +48,19 @@ class Steps:
             return 1
         return -1 if bool(((self.thresholds > 0) & (self.thresholds <= 1)).all()) else 0
 
-    def narrowed(self, highest: int) -> Steps:
-        """The same levels in the fewest bits, of unsigned ones without flips; highest: the
-        largest integer that the map is given, above which thresholds are never reached."""
-        used = int((self.thresholds <= highest).any(axis=0).sum())
-        to = narrowest(0, used)
-        if self.to[0] != "u" or self.flipped or planes(to) >= planes(self.to):
+    def narrowed(self, lowest: int, highest: int) -> Steps:
+        """The same levels in the fewest bits, without flips; lowest, highest: the integers that
+        the map is given, below and above which thresholds are never or always reached."""
+        if self.flipped or self.to in ("bip", "tern"):
             return self
-        return Steps(self.thresholds[:, : int_range(to)[1]], self.flips, to)
+        first = int_range(self.to)[0]
+        always = int((self.thresholds <= lowest).all(axis=0).sum())
+        ever = int((self.thresholds <= highest).any(axis=0).sum())
+        to = narrowest(first + always, first + ever)
+        if planes(to) >= planes(self.to):
+            return self
+        low, high = int_range(to)
+        return Steps(self.thresholds[:, low - first : high - first], self.flips, to)
 
     def tables(self, channels: int) -> tuple[Array, Array | None]:
         """Thresholds i32 [C] or [C, T], many of them i16 where that will do, and flips i8 [C]

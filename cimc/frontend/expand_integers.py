@@ -12,7 +12,7 @@ import numpy as np
 from onnx import TensorProto
 
 from cimc.errors import CompileError
-from cimc.frontend.elements import carrier
+from cimc.frontend.elements import carrier, code_of
 from cimc.frontend.emitter import Emitter
 from cimc.ir.graph import Node, layer_name
 from cimc.ir.meaning import lying_along
@@ -240,7 +240,10 @@ def lut(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str)
     index = e.cast(ins[0], I32)
     if low:
         index = e.node("Sub", index, e.const(np.asarray(low, np.int32)))
-    e.node("Gather", ins[1], index, out=out, axis=0)
+    table, held = ins[1], node.arg(1)
+    if carrier(held.elem) != code_of(held.elem) and held.const is not None:
+        table = e.const(held.const)  # in bytes, which Gather takes
+    e.node("Gather", table, index, out=out, axis=0)
 
 
 def sum_pool(e: Emitter, node: Node, attrs: dict[str, Any], ins: list[str], out: str) -> None:

@@ -124,7 +124,7 @@ def runtime(model, feeds):
 
 
 LAYERS = ("cim.conv", "cim.matmul")
-READ, REST = "cleanup,read-qdq", "recognise-quantization,fold-threshold,fold-lut,cleanup"
+READ, REST = "cleanup,lift-clip,read-qdq", "recognise-quantization,fold"
 
 
 def passed(graph, pipeline):
