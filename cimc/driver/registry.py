@@ -90,11 +90,12 @@ def load_registry(plugins: Sequence[str | Path] = ()) -> Registry:
         else:
             registry.add([found], where)
     for plugin in plugins:
-        registry.add_module(_load_file(Path(plugin)), str(plugin))
+        registry.add_module(load_file(Path(plugin)), str(plugin))
     return registry
 
 
-def _load_file(path: Path) -> ModuleType:
+def load_file(path: Path) -> ModuleType:
+    """The module that a plug-in file is. Raises CompileError where it is missing or fails."""
     if not path.is_file():
         raise CompileError("no such file", str(path))
     spec = importlib.util.spec_from_file_location(f"cimc_plugin_{path.stem}", path)

@@ -16,15 +16,42 @@ FORMAT = 1
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """state: tensors, numbers, text, lists and dicts of them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
+    """state: tensors, numbers, text, lists and dicts of them. Raises CompileError where the file
+    can't be written; the one that was there stays."""
+    name = _temporary(path)
     try:
+        name.chmod(0o644)
         torch.save({"format": FORMAT, **state}, name)
-        Path(name).replace(path)
+        name.replace(path)
+    except (OSError, RuntimeError) as error:  # torch's own writer, of a full disk: RuntimeError
+        raise _unwritable(path, error) from None
     finally:
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
+
+
+def make_room(path: Path) -> None:
+    """The folder for a checkpoint, made where it is missing; before hours of training, raises
+    CompileError where nothing can be written there."""
+    _temporary(path).unlink()
+
+
+def _temporary(path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent
+        )
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    os.close(handle)
+    return Path(name)
+
+
+def _unwritable(path: Path, error: Exception) -> CompileError:
+    reason = (isinstance(error, OSError) and error.strerror) or str(error).strip().splitlines()[0]
+    return CompileError(
+        f"can't write there: {reason}", str(path), help="give another folder, or make room in it"
+    )
 
 
 def load(path: Path, about: dict[str, Any]) -> dict[str, Any]:
@@ -45,15 +72,25 @@ def load(path: Path, about: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CompileError("is no checkpoint of this version", str(path))
     theirs = state.get("about", {})
-    keys = [key for key in {**about, **theirs} if about.get(key) != theirs.get(key)]
-    if keys:
-        told = "; ".join(f"{k}: {_short(theirs.get(k))}, now {_short(about.get(k))}" for k in keys)
+    told = _differences(theirs, about)
+    if told:
         raise CompileError(
-            f"the checkpoint is of another run: {told}",
+            f"the checkpoint is of another run: {'; '.join(told)}",
             str(path),
-            help="give the same preset and options, or another --out",
+            help="resume with the same preset, options and data, or give another folder",
         )
     return state
+
+
+def _differences(theirs: dict[str, Any], ours: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in {**ours, **theirs}:
+        a, b = theirs.get(key), ours.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: {_short(a)}, now {_short(b)}")
+    return found
 
 
 def _short(value: object) -> str:

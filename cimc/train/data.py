@@ -17,14 +17,29 @@ from cimc.errors import CompileError, raise_all
 
 @dataclass(frozen=True)
 class Data:
-    """x: [samples, channels, height, width], uint8 or float32. y: int64 [samples], the classes,
-    from 0 to classes - 1."""
+    """x: [samples, …], uint8 or float32, such as images [samples, channels, height, width] or rows
+    of features [samples, features]. y: int64 [samples], the classes, from 0 to classes - 1.
+    """
 
     x_train: Tensor
     y_train: Tensor
     x_test: Tensor
     y_test: Tensor
     classes: int
+
+    def check(self, where: str = "data") -> None:
+        """Raises CompileError, one for each tensor that is not as said above or has NaN."""
+        shape = tuple(self.x_train.shape[1:])
+        errors = []
+        for part in ("train", "test"):
+            x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
+            found = _misfit(part, x.numpy(), y.numpy(), shape, self.classes)
+            if x.dtype not in (torch.uint8, torch.float32):
+                found.append(f"x_{part} is {x.dtype}, not torch.uint8 or torch.float32")
+            if not y.is_floating_point() and (y.dtype != torch.int64 or y.ndim != 1):
+                found.append(f"y_{part} is {y.dtype} {list(y.shape)}, not torch.int64 [{len(x)}]")
+            errors += [CompileError(text, where) for text in found]
+        raise_all(errors)
 
     def limited(self, count: int | None) -> Data:
         """With the first training samples only."""
@@ -38,9 +53,9 @@ class Data:
         total = len(self.x_train)
         if not 0 < count < total:
             raise CompileError(
-                f"{count} of {total} training samples held out",
+                f"{count} of {total} training samples would be held out to choose the epoch",
                 "training",
-                help="leave some to train with",
+                help="give at least 5 samples, and settings that hold some out but not all",
             )
         order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
         out, kept = order[:count], order[count:]
@@ -58,7 +73,11 @@ def read_images(path: Path, shape: tuple[int, ...], classes: int) -> Data:
             arrays[name] = arrays[name][:, None]
     raise_all(
         [
-            CompileError(f"{name} is {arrays[name].dtype}, not uint8", str(path))
+            CompileError(
+                f"{name} is {arrays[name].dtype}, not uint8",
+                str(path),
+                help="give pixels of 0 to 255; the network scales them",
+            )
             for name in ("x_train", "x_test")
             if arrays[name].dtype != np.uint8
         ]
@@ -68,15 +87,30 @@ def read_images(path: Path, shape: tuple[int, ...], classes: int) -> Data:
 
 def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
     """Arrays of an archive by name. Raises CompileError where it can't be read or lacks some."""
+    help = f"give a NumPy archive with {', '.join(names)}"
     try:
+        # np.load would take a single array, or advise to run code from what is no archive.
+        if not zipfile.is_zipfile(path) and path.is_file():
+            raise CompileError("can't read it as .npz: it is no archive", str(path), help=help)
         with np.load(path, allow_pickle=False) as file:
             missing = [name for name in names if name not in file.files]
             if not missing:
-                return {name: file[name] for name in names}
+                return {name: _array(file, name, path) for name in names}
             have = ", ".join(sorted(file.files))
+    except FileNotFoundError:
+        raise CompileError("can't read it as .npz: there is no such file", str(path)) from None
     except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
-        raise CompileError(f"can't read it as .npz: {error}", str(path)) from None
+        raise CompileError(f"can't read it as .npz: {error}", str(path), help=help) from None
     raise CompileError(f"has no {', '.join(missing)}", str(path), help=f"it has: {have}")
+
+
+def _array(file: Any, name: str, path: Path) -> Any:
+    try:
+        return file[name]
+    except ValueError:
+        raise CompileError(
+            f"{name} holds Python objects", str(path), help="save arrays of numbers"
+        ) from None
 
 
 def checked(arrays: dict[str, Any], shape: tuple[int, ...], classes: int, where: str) -> Data:
@@ -105,7 +139,8 @@ def _misfit(part: str, x: Any, y: Any, shape: tuple[int, ...], classes: int) -> 
     if x.shape[1:] != shape:
         found.append(f"x_{part}: samples of {list(x.shape[1:])}, expected {list(shape)}")
     if not len(x) or y.size != len(x):
-        found.append(f"{len(x)} samples in x_{part}, {y.size} labels in y_{part}")
+        shaped = f" ({list(y.shape)}: give one class for each)" if y.ndim > 1 else ""
+        found.append(f"{len(x)} samples in x_{part}, {y.size} labels in y_{part}{shaped}")
     if x.dtype.kind == "f" and not np.isfinite(x).all():
         found.append(f"x_{part} has NaN or infinite values")
     if y.dtype.kind not in "iu":

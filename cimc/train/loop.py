@@ -67,6 +67,7 @@ def train(
     better: Better | None = None,
     seed: int = 0,
     resume: bool = False,
+    overwrite: bool = False,
     stop_after: int | None = None,
     about: dict[str, Any] | None = None,
     say: Say = print,
@@ -75,22 +76,41 @@ def train(
 
     out: folder for checkpoint, log and plot. augment: varies the training samples, after they were
     shifted. better: changes the model after each epoch that is the best so far, in what the state
-    dict has. stop_after: epochs after which this call ends, as if
-    it were interrupted. about: what the run is, for the checkpoint; settings and seed are added.
-    Raises CompileError for a loss that is not finite (the checkpoint of the last epoch stays) and
-    for a checkpoint of another run.
+    dict has. resume: go on from the checkpoint in `out`; overwrite: start again though there is
+    one. stop_after: epochs after which this call ends, as if it were interrupted. about: what the
+    run is, for the checkpoint; settings and seed are added. Equal bits in two runs need `set_up`
+    before the model is made.
+    Raises CompileError for data that doesn't fit, for a folder that has a run already or can't be
+    written, for a loss that is not finite (the checkpoint of the last epoch stays) and for a
+    checkpoint of another run.
     """
+    data.check()
     run = _Run(model, data, settings, out, pruner, augment, better, seed, about or {}, say)
     if resume:
         run.restore()
+    else:
+        _start(out, overwrite)
+    checkpoint.make_room(out / CHECKPOINT)
     last = settings.epochs if stop_after is None else min(settings.epochs, stop_after)
     while run.progress.epoch < last and not run.stopped():
         run.epoch()
         run.save()
-    plot_log(out / PLOT, run.progress.log)
+    plot_log(out / PLOT, run.progress.log, run.title())
     if run.progress.epoch >= settings.epochs or run.stopped():
         run.choose()
     return run.progress
+
+
+def _start(out: Path, overwrite: bool) -> None:
+    """See that no run is lost, and that nothing of one that may be is taken for the new one's."""
+    if (out / CHECKPOINT).exists() and not overwrite:
+        raise CompileError(
+            "there is a run in this folder",
+            str(out),
+            help="--resume goes on with it, --overwrite starts again; or give another folder",
+        )
+    for name in (CHECKPOINT, LOG, PLOT):
+        (out / name).unlink(missing_ok=True)
 
 
 class _Run:
@@ -266,6 +286,7 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "pruner": None if self.pruner is None else self.pruner.state_dict(),
             "teacher": None if self.teacher is None else self.teacher.state_dict(),
+            "threads": torch.get_num_threads(),
         }  # fmt: skip
         checkpoint.save(self.out / CHECKPOINT, state)
         write_log(self.out / LOG, p.log)
@@ -280,9 +301,17 @@ class _Run:
             self.pruner.load_state_dict(state["pruner"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        before, now = state.get("threads"), torch.get_num_threads()
+        if before not in (None, now):  # sums have other orders
+            self.say(f"{before} threads up to here, {now} now: the weights will be others")
         self.progress = Progress(
             state["epoch"], state["best"], state["best_epoch"], state["best_state"], state["log"]
         )
+
+    def title(self) -> str:
+        """What the run is, for people."""
+        named = [str(self.about[key]) for key in ("task", "preset") if key in self.about]
+        return ", ".join([*named, f"seed {self.seed}"])
 
     def _show(self, number: int, step: int) -> None:
         if not sys.stderr.isatty():
@@ -324,4 +353,4 @@ def predictions(model: nn.Module, x: Tensor) -> Tensor:
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Share of samples whose class is right."""
-    return float((predictions(model, x) == y).float().mean())
+    return int((predictions(model, x) == y).sum()) / len(y)

@@ -32,6 +32,7 @@ def run(
     seed: int = 0,
     epochs: int | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     limit: int | None = None,
     stop_after: int | None = None,
     threads: int | None = None,
@@ -39,8 +40,8 @@ def run(
 ) -> dict[str, Any] | None:
     """Train, and write model, program and figures to `out`; None if it was stopped before the end.
 
-    limit: only the first training samples. stop_after, resume: see `loop.train`. The figures:
-    accuracy of the program on all test samples; whether its classes are the module's; MACs of the
+    limit: only the first training samples. stop_after, resume, overwrite: see `loop.train`.
+    The figures: accuracy of the program on all test samples; whether its classes are the module's; MACs of the
     convolutions and of all layers, by layer, against the dense network. Raises CompileError.
     """
     preset = preset.with_epochs(epochs)
@@ -55,9 +56,13 @@ def run(
         "preset": preset.name,
         "data": hashlib.sha256(data_file.read_bytes()).hexdigest()[:16],
     }
+    if overwrite:  # what is there is no result of the run that starts
+        for name in (MODEL, PROGRAM, RESULT):
+            (out / name).unlink(missing_ok=True)
     progress = loop.train(
         model, data, preset.settings, out, pruner=pruner, augment=preset.augment,
-        better=preset.better, seed=seed, resume=resume, stop_after=stop_after, about=about, say=say,
+        better=preset.better, seed=seed, resume=resume, overwrite=overwrite, stop_after=stop_after,
+        about=about, say=say,
     )  # fmt: skip
     if stop_after is not None and progress.epoch >= stop_after < preset.settings.epochs:
         return None

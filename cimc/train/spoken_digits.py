@@ -86,7 +86,7 @@ PRESETS = (
     Preset(
         "spoken-digits",
         "ours",
-        "60 % of the convolutions' MACs removed while training",
+        "80 % of the convolutions' MACs removed while training",
         SpokenDigits,
         read,
         _SETTINGS,

@@ -17,7 +17,7 @@ from train_nets import EXAMPLE, Net, data, write_npz  # noqa: E402
 from cimc.errors import CompileError  # noqa: E402
 from cimc.train import Schedule, SimilarityPruner, loop  # noqa: E402
 from cimc.train.choose import Nearest  # noqa: E402
-from cimc.train.data import checked, read_images, shifted  # noqa: E402
+from cimc.train.data import Data, checked, read_images, shifted  # noqa: E402
 from cimc.train.settings import Settings  # noqa: E402
 
 SETTINGS = Settings(epochs=2, batch=32, lr=1e-2, shift=1, held_out=40)
@@ -109,7 +109,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(tmp_path: Path) -> 
 
 def test_checkpoints_of_other_runs(tmp_path: Path) -> None:
     _run(tmp_path, stop_after=1)
-    with pytest.raises(CompileError, match="of another run: settings"):
+    with pytest.raises(CompileError, match=r"of another run: settings\.lr: 0\.01, now 0\.5\n"):
         _run(tmp_path, replace(SETTINGS, lr=0.5), resume=True)
     with pytest.raises(CompileError, match="of another run: layers"):
         loop.train(Net(norm=False), data(), SETTINGS, tmp_path, resume=True)
@@ -121,6 +121,71 @@ def test_checkpoints_of_other_runs(tmp_path: Path) -> None:
     torch.save({"weights": torch.zeros(1)}, tmp_path / "checkpoint.pt")
     with pytest.raises(CompileError, match="is no checkpoint of this version"):
         _run(tmp_path, resume=True)
+
+
+def test_a_run_is_not_lost_to_another(tmp_path: Path) -> None:
+    _run(tmp_path, stop_after=1)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(CompileError, match=r"there is a run in this folder\n.*--overwrite"):
+        _run(tmp_path)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    _, again = _run(tmp_path, stop_after=1, overwrite=True)
+    assert again.epoch == 1
+
+
+def test_a_folder_that_cannot_be_written_stops_before_the_first_epoch(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CompileError, match="can't write there: Not a directory"):
+        loop.train(Untrained(), data(), SETTINGS, tmp_path / "file" / "run", say=_quiet)
+
+
+class Untrained(Net):
+    """Fails the test that trains it."""
+
+    def forward(self, x: Any) -> Any:
+        raise AssertionError("it was trained")
+
+
+def test_other_threads_are_told(tmp_path: Path) -> None:
+    _run(tmp_path, stop_after=1)
+    path = tmp_path / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    torch.save(state | {"threads": 77}, path)
+    said: list[str] = []
+    loop.set_up(0)
+    net = Net()
+    pruner = SimilarityPruner(net, Nearest(0.5), Schedule(1, 2), example=EXAMPLE)
+    loop.train(net, data(), SETTINGS, tmp_path, pruner=pruner, resume=True, say=said.append)
+    assert said[0].startswith("77 threads up to here, ")
+
+
+def test_rows_of_features(tmp_path: Path) -> None:
+    """Samples need not be images, nor layers convolutions."""
+    x = torch.randn(300, 12, generator=torch.Generator().manual_seed(0))
+    y = (x[:, :6].sum(1) > x[:, 6:].sum(1)).long()
+    known = Data(x[:240], y[:240], x[240:], y[240:], 2)
+    settings = replace(SETTINGS, epochs=5, shift=0)
+    done = loop.train(nn.Linear(12, 2), known, settings, tmp_path, say=_quiet)
+    assert done.best > 0.8
+
+
+def test_tensors_that_do_not_fit(tmp_path: Path) -> None:
+    known = data()
+    wrong = replace(
+        known,
+        x_train=known.x_train.double() / 0,
+        y_train=known.y_train.byte(),
+        y_test=known.y_test + 1,
+    )
+    with pytest.raises(CompileError) as caught:
+        loop.train(Untrained(), wrong, SETTINGS, tmp_path, say=_quiet)
+    for text in (
+        "x_train has NaN or infinite values",
+        "x_train is torch.float64, not torch.uint8 or torch.float32",
+        "y_train is torch.uint8 [240], not torch.int64 [240]",
+        "y_test has classes 1 to 4, expected 0 to 3",
+    ):
+        assert f"data: error: {text}" in str(caught.value)
 
 
 def test_too_few_samples(tmp_path: Path) -> None:
@@ -151,9 +216,21 @@ def test_bad_data(tmp_path: Path) -> None:
     with pytest.raises(CompileError, match="x_train is float32, not uint8"):
         read_images(tmp_path / "float.npz", (1, 4, 4), 3)
     (tmp_path / "text.npz").write_text("no archive")
-    for name in ("text.npz", "absent.npz"):
-        with pytest.raises(CompileError, match=r"can't read it as \.npz"):
+    np.save(tmp_path / "one.npy", x)
+    np.savez(tmp_path / "objects.npz", **{**good, "y_train": y.astype(object)})
+    np.savez(tmp_path / "one_hot.npz", **{**good, "x_train": x.astype(np.uint8),
+             "x_test": x.astype(np.uint8), "y_train": np.eye(3, dtype=np.uint8)[y]})  # fmt: skip
+    for name, text in (
+        ("text.npz", "can't read it as .npz: it is no archive"),
+        ("one.npy", "can't read it as .npz: it is no archive"),
+        ("absent.npz", "can't read it as .npz: there is no such file"),
+        ("objects.npz", "y_train holds Python objects"),
+        ("one_hot.npz", "18 labels in y_train ([6, 3]: give one class for each)"),
+    ):
+        with pytest.raises(CompileError) as caught:
             read_images(tmp_path / name, (1, 4, 4), 3)
+        assert f"{name}: error: " in str(caught.value)
+        assert text in str(caught.value)
 
 
 def test_images_without_channel_axis(tmp_path: Path) -> None:

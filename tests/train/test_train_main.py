@@ -13,10 +13,11 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: the extra `train`")
 
 from train_nets import write_npz  # noqa: E402
 
+import cimc.train  # noqa: E402
 from cimc.cli.main import cli  # noqa: E402
 from cimc.errors import CompileError  # noqa: E402
 from cimc.train import __main__ as program  # noqa: E402
-from cimc.train import need_torch, presets  # noqa: E402
+from cimc.train import loop, need_torch, presets  # noqa: E402
 
 IMAGES = {"mnist"}
 
@@ -106,6 +107,53 @@ def test_mistakes(images: Path, tmp_path: Path, capsys: Any) -> None:
     )  # fmt: skip
     assert code == 1
     assert "of another run: seed: 0, now 1" in text
+
+
+def test_interrupted(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def said(place: str) -> str:
+        monkeypatch.setattr(loop, place, stop)
+        options = ["mnist", "--data", images, "--limit-train", 200, "--out", tmp_path / "run"]
+        with pytest.raises(SystemExit) as ended:
+            program.main([str(a) for a in options])
+        assert ended.value.code == 130
+        monkeypatch.undo()
+        return str(capsys.readouterr().err)
+
+    assert said("shifted") == "\ninterrupted; no epoch is done\n"
+    assert said("write_log") == (
+        f"\ninterrupted; --resume goes on from the last whole epoch in {tmp_path / 'run'}\n"
+    )
+
+
+def test_what_is_there_goes_when_a_run_is_overwritten(images: Path, tmp_path: Path) -> None:
+    options = ["mnist", "--data", images, "--out", tmp_path, "--epochs", 2, "--limit-train", 200]
+    _train(*options)
+    _train(*options, "--overwrite", "--stop-after", 1)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert "checkpoint.pt" in left
+    assert not left & {"result.json", "model.onnx", "model.cim"}
+
+
+def test_files_without_presets(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    for text in ("", "PRESETS = []", "PRESETS = [3]"):
+        file.write_text(text)
+        with pytest.raises(CompileError, match=r"mine\.py: error: has no PRESETS"):
+            presets.load(file)
+    file.write_text("1 / 0")
+    with pytest.raises(CompileError, match=r"mine\.py:1: error: ZeroDivisionError"):
+        presets.load(file)
+
+
+def test_names_are_there_and_listed() -> None:
+    assert set(cimc.train.__all__) <= set(dir(cimc.train))
+    for name in cimc.train.__all__:
+        assert getattr(cimc.train, name).__module__.startswith("cimc.train.")
 
 
 def test_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
