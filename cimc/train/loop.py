@@ -86,11 +86,11 @@ def train(
     """
     data.check()
     run = _Run(model, data, settings, out, pruner, augment, better, seed, about or {}, say)
+    checkpoint.make_room(out / CHECKPOINT)
     if resume:
         run.restore()
     else:
         _start(out, overwrite)
-    checkpoint.make_room(out / CHECKPOINT)
     last = settings.epochs if stop_after is None else min(settings.epochs, stop_after)
     while run.progress.epoch < last and not run.stopped():
         run.epoch()

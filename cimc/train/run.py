@@ -41,8 +41,9 @@ def run(
     """Train, and write model, program and figures to `out`; None if it was stopped before the end.
 
     limit: only the first training samples. stop_after, resume, overwrite: see `loop.train`.
-    The figures: accuracy of the program on all test samples; whether its classes are the module's; MACs of the
-    convolutions and of all layers, by layer, against the dense network. Raises CompileError.
+    The figures: accuracy of the program on all test samples; whether its classes are the module's;
+    MACs of the convolutions and of all layers, by layer, against the dense network. Raises
+    CompileError.
     """
     preset = preset.with_epochs(epochs)
     data = preset.read(data_file).limited(limit)

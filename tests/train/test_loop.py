@@ -164,7 +164,8 @@ def test_rows_of_features(tmp_path: Path) -> None:
     x = torch.randn(300, 12, generator=torch.Generator().manual_seed(0))
     y = (x[:, :6].sum(1) > x[:, 6:].sum(1)).long()
     known = Data(x[:240], y[:240], x[240:], y[240:], 2)
-    settings = replace(SETTINGS, epochs=5, shift=0)
+    settings = replace(SETTINGS, epochs=5, shift=0, lr=0.1)
+    loop.set_up(0)
     done = loop.train(nn.Linear(12, 2), known, settings, tmp_path, say=_quiet)
     assert done.best > 0.8
 

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 pytest.importorskip("torch", reason="needs PyTorch: the extra `train`")
-from train_nets import write_npz  # noqa: E402
+from train_nets import write_npz
 
-from cimc.train.__main__ import command  # noqa: E402
+from cimc.train.__main__ import command
 
 README = Path(__file__).parents[2] / "README.md"
 
