@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch.nn.functional as nnf
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from cimc.train.choose import Nearest, Published
 from cimc.train.data import read_images
 from cimc.train.layers import BinaryConv2d
-from cimc.train.preset import Preset
+from cimc.train.preset import MakePruner, Preset
 from cimc.train.pruner import Schedule, SimilarityPruner
 from cimc.train.quantisers import sign
 from cimc.train.settings import Settings
@@ -82,11 +83,17 @@ class FrozenConvolutions(nn.Module):
         return logits
 
 
-def _ours(model: nn.Module, example: Tensor, settings: Settings) -> SimilarityPruner:
-    schedule = Schedule(1, max(1, settings.epochs // 10))
+def removing(share: float) -> MakePruner:
+    """Pruners of `ThreeConvolutions` that take this share of the convolutions' MACs, 0 to 1, in
+    the first tenth of the epochs."""
     # Nine weights of a kernel of conv1 are cheap to judge alike: a quarter of them stays.
-    criterion = Nearest(remove=0.85, limits=(("conv1", 0.75),))
-    return SimilarityPruner(model, criterion, schedule, example=example)
+    criterion = Nearest(remove=share, limits=(("conv1", 0.75),))
+
+    def make(model: nn.Module, example: Tensor, settings: Settings) -> SimilarityPruner:
+        schedule = Schedule(1, max(1, settings.epochs // 10))
+        return SimilarityPruner(model, criterion, schedule, example=example)
+
+    return make
 
 
 def _published(model: nn.Module, example: Tensor, settings: Settings) -> SimilarityPruner:
@@ -94,16 +101,18 @@ def _published(model: nn.Module, example: Tensor, settings: Settings) -> Similar
     return SimilarityPruner(model, Published("binary", "literal"), schedule, example=example)
 
 
+OURS = Preset(
+    "mnist",
+    "ours",
+    "85 % of the convolutions' MACs removed while training",
+    partial(ThreeConvolutions, falling=True),
+    read,
+    Settings(epochs=40, batch=128, lr=1e-2, shift=1),
+    removing(0.85),
+)
 PRESETS = (
-    Preset(
-        "mnist",
-        "ours",
-        "85 % of the convolutions' MACs removed while training",
-        partial(ThreeConvolutions, falling=True),
-        read,
-        Settings(epochs=40, batch=128, lr=1e-2, shift=1),
-        _ours,
-    ),
+    OURS,
+    replace(OURS, name="dense", summary="the same network, nothing removed", pruner=None),
     Preset(
         "mnist",
         "published",

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from cimc.driver.registry import load_file
 from cimc.errors import CompileError
-from cimc.train import fashion, mnist, random_network, spoken_digits
+from cimc.train import digits, fashion, mnist, random_network, spoken_digits
 from cimc.train.preset import Preset
 
 PRESETS: tuple[Preset, ...] = (
     *mnist.PRESETS,
+    *digits.PRESETS,
     *fashion.PRESETS,
     *random_network.PRESETS,
     *spoken_digits.PRESETS,

@@ -1,1 +1,0 @@
-"""Code shared by the training scripts of the examples."""
