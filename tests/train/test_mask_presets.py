@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'cimc[train]'")
 
-from cimc.cli.main import cli  # noqa: E402
+from preset_runs import measured, train  # noqa: E402
+
 from cimc.errors import CompileError  # noqa: E402
 from cimc.report.curves import read_curves  # noqa: E402
-from cimc.train.__main__ import command  # noqa: E402
 from cimc.train.spectrogram import RATE, spectrograms  # noqa: E402
 from cimc.train.spoken_digits import read  # noqa: E402
 
@@ -62,38 +61,21 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _train(*arguments: object) -> str:
-    done = CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-def _measured(out: Path, data: Path) -> dict[str, Any]:
-    """The figures of a run; its program holds against its model and evaluates to them."""
-    figures: dict[str, Any] = json.loads((out / "result.json").read_text())
-    checked = CliRunner().invoke(cli, ["check", str(out / "model.onnx"), str(out / "model.cim")])
-    assert "bit-exact: yes" in checked.output, checked.output
-    evaluated = CliRunner().invoke(cli, ["eval", str(out / "model.cim"), "--data", str(data)])
-    assert f"({figures['right']}/{figures['samples']})" in evaluated.output, evaluated.output
-    assert figures["same_class_as_module"] == figures["samples"]
-    return figures
-
-
 def test_supermask(clothes: Path, tmp_path: Path) -> None:
-    _train("fashion", "--preset", "supermask", "--data", clothes, "--out", tmp_path, "--epochs", 3)
-    assert _measured(tmp_path, clothes)["accuracy"] >= 0.8
+    train("fashion", "--preset", "supermask", "--data", clothes, "--out", tmp_path, "--epochs", 3)
+    assert measured(tmp_path, clothes)["accuracy"] >= 0.8
 
 
 def test_published_supermask(clothes: Path, tmp_path: Path) -> None:
     run = ("fashion", "--preset", "supermask-published", "--data", clothes, "--epochs", 8)
-    _train(*run, "--out", tmp_path)
-    assert _measured(tmp_path, clothes)["accuracy"] >= 0.5
+    train(*run, "--out", tmp_path)
+    assert measured(tmp_path, clothes)["accuracy"] >= 0.5
 
 
 def test_point_of_the_curve(clothes: Path, tmp_path: Path) -> None:
     run = ("fashion", "--preset", "removed-50", "--data", clothes, "--epochs", 25)
-    _train(*run, "--out", tmp_path)
-    figures = _measured(tmp_path, clothes)
+    train(*run, "--out", tmp_path)
+    figures = measured(tmp_path, clothes)
     assert figures["accuracy"] >= 0.6
     assert 0.5 <= figures["convolutions"]["removed"] < 0.6
 
@@ -116,17 +98,17 @@ def test_row_of_seeds(clothes: Path, tmp_path: Path) -> None:
 
 
 def test_random_network_without_training(clothes: Path, tmp_path: Path) -> None:
-    _train("fashion", "--preset", "random", "--data", clothes, "--out", tmp_path)
-    assert _measured(tmp_path, clothes)["accuracy"] < 0.5
+    train("fashion", "--preset", "random", "--data", clothes, "--out", tmp_path)
+    assert measured(tmp_path, clothes)["accuracy"] < 0.5
 
 
 def test_spoken_digits(tones: Path, tmp_path: Path) -> None:
-    _train("spoken-digits", "--data", tones, "--out", tmp_path, "--epochs", 8)
+    train("spoken-digits", "--data", tones, "--out", tmp_path, "--epochs", 8)
     pictures = tmp_path / "pictures.npz"
     with np.load(tones) as file:
         x_test = spectrograms(file["audio_test"], file["offset_test"])
         np.savez(pictures, x_test=x_test, y_test=file["y_test"])
-    figures = _measured(tmp_path, pictures)
+    figures = measured(tmp_path, pictures)
     assert figures["accuracy"] >= 0.7
     assert figures["convolutions"]["removed"] >= 0.5
 
@@ -135,9 +117,9 @@ def test_spoken_digits(tones: Path, tmp_path: Path) -> None:
 def test_resumed_supermask_is_that_of_one_run(clothes: Path, tmp_path: Path, preset: str) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run = ("fashion", "--preset", preset, "--data", clothes, "--epochs", 2)
-    _train(*run, "--out", whole)
-    _train(*run, "--out", parts, "--stop-after", 1)
-    _train(*run, "--out", parts, "--resume")
+    train(*run, "--out", whole)
+    train(*run, "--out", parts, "--stop-after", 1)
+    train(*run, "--out", parts, "--resume")
     assert (whole / "model.onnx").read_bytes() == (parts / "model.onnx").read_bytes()
 
 
