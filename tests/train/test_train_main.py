@@ -16,7 +16,6 @@ from preset_runs import measured, train  # noqa: E402
 from train_nets import write_npz  # noqa: E402
 
 import cimc.train  # noqa: E402
-from cimc.cli.main import cli  # noqa: E402
 from cimc.errors import CompileError  # noqa: E402
 from cimc.train import __main__ as program  # noqa: E402
 from cimc.train import loop, need_torch, presets  # noqa: E402
@@ -130,8 +129,8 @@ def test_interrupted(
 
 def test_what_is_there_goes_when_a_run_is_overwritten(images: Path, tmp_path: Path) -> None:
     options = ["mnist", "--data", images, "--out", tmp_path, "--epochs", 2, "--limit-train", 200]
-    _train(*options)
-    _train(*options, "--overwrite", "--stop-after", 1)
+    train(*options)
+    train(*options, "--overwrite", "--stop-after", 1)
     left = {path.name for path in tmp_path.iterdir()}
     assert "checkpoint.pt" in left
     assert not left & {"result.json", "model.onnx", "model.cim"}
